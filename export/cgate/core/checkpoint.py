@@ -1,0 +1,171 @@
+"""Reading a checkpoint folder: network, weights, activation ranges. Needs no torch.
+
+`cgate.train` writes these folders; SPEC.md, "Checkpoint", gives the files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
+from cgate.core.errors import CgateError
+from cgate.core.files import read_json, sha256
+from cgate.core.network import Network, network_from_json
+
+CARD = "card.json"
+WEIGHTS = "model.safetensors"
+RANGES = "ranges.json"
+SCHEMA = 1
+PATTERNS = ("open", "learned", "random")
+"""Gate patterns under which ranges are taken: all gates open, as learned, at random."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Observed values of one tensor: extremes and the 0.01 % and 99.99 % quantiles."""
+
+    low: float
+    high: float
+    low_quantile: float
+    high_quantile: float
+
+
+Ranges = Mapping[str, Mapping[str, Range]]
+"""Tensor name -> gate pattern -> range. A tensor never computed under a pattern has no entry."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained network.
+
+    Args:
+        card: card.json as parsed (recipe, data, accuracies, open rates).
+        weights: float32 arrays by torch name.
+        source_sha256: hash over the three files that export reads.
+    """
+
+    folder: Path
+    card: Mapping[str, Any]
+    network: Network
+    weights: Mapping[str, NDArray[np.float32]]
+    ranges: Ranges
+    source_sha256: str
+
+
+def weight_shapes(network: Network) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the float32 arrays that a checkpoint of `network` holds.
+
+    Convolutions are OIHW, linear layers (out, in), as in torch.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def convolution(prefix: str, norm: str, conv: Any) -> None:
+        shapes[f"{prefix}.weight"] = (
+            conv.out_channels,
+            conv.in_channels,
+            conv.kernel,
+            conv.kernel,
+        )
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            shapes[f"{norm}.{name}"] = (conv.out_channels,)
+
+    def linear(prefix: str, inputs: int, outputs: int) -> None:
+        shapes[f"{prefix}.weight"] = (outputs, inputs)
+        shapes[f"{prefix}.bias"] = (outputs,)
+
+    convolution("stem.conv", "stem.bn", network.stem)
+    for block in network.blocks:
+        for i, conv in enumerate(block.body, 1):
+            prefix = f"blocks.{block.name}"
+            convolution(f"{prefix}.conv{i}", f"{prefix}.bn{i}", conv)
+        if block.gate is not None:
+            gate = f"blocks.{block.name}.gate"
+            linear(f"{gate}.fc1", block.body[0].in_channels, block.gate.hidden)
+            linear(f"{gate}.fc2", block.gate.hidden, 1)
+    linear("head", network.features, network.classes)
+    return shapes
+
+
+def _ranges(value: Any, where: str) -> dict[str, dict[str, Range]]:
+    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+        raise CgateError(f"{where}: schema is not {SCHEMA}", "run `cgate calibrate` again")
+    tensors = value.get("tensors")
+    if not isinstance(tensors, dict):
+        raise CgateError(f"{where}: 'tensors' is missing")
+    ranges: dict[str, dict[str, Range]] = {}
+    for name, patterns in tensors.items():
+        ranges[name] = {}
+        for pattern, fields in patterns.items() if isinstance(patterns, dict) else ():
+            keys = ("low", "high", "low_quantile", "high_quantile")
+            numbers = [fields.get(key) if isinstance(fields, dict) else None for key in keys]
+            if pattern not in PATTERNS or not all(
+                type(n) in (int, float) and math.isfinite(n) for n in numbers
+            ):
+                raise CgateError(f"{where}: {name}.{pattern} is no range")
+            ranges[name][pattern] = Range(*(float(n) for n in numbers))
+        if not ranges[name]:
+            raise CgateError(f"{where}: {name} has no range")
+    return ranges
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Read and check a checkpoint folder.
+
+    Raises:
+        CgateError: a file is missing, truncated, foreign or does not match the network.
+    """
+    if not folder.is_dir():
+        raise CgateError(
+            f"there is no checkpoint folder {folder}",
+            "a checkpoint is the folder that `cgate train --out FOLDER` writes",
+        )
+    card = read_json(folder / CARD, "the checkpoint's card")
+    if not isinstance(card, dict) or card.get("schema") != SCHEMA or "network" not in card:
+        raise CgateError(
+            f"{folder / CARD} is no cgate checkpoint card (schema {SCHEMA} with a network)",
+            "a checkpoint is the folder that `cgate train --out FOLDER` writes",
+        )
+    network = network_from_json(card["network"], f"{folder / CARD}: network")
+    path = folder / WEIGHTS
+    try:
+        data = path.read_bytes()
+        weights = load(data)
+    except FileNotFoundError as error:
+        raise CgateError(
+            f"the checkpoint has no weights: {path} does not exist",
+            "training has not finished an epoch; run `cgate train` on this folder again",
+        ) from error
+    except OSError as error:
+        raise CgateError(f"cannot read {path}: {error.strerror}") from error
+    except (SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:
+        raise CgateError(
+            f"{path} is truncated or no safetensors file: {error}",
+            "copy the checkpoint again, or train it again",
+        ) from error
+    shapes = weight_shapes(network)
+    for name, shape in shapes.items():
+        if name not in weights:
+            raise CgateError(f"{path}: the network needs {name}, which is missing")
+        if weights[name].shape != shape or weights[name].dtype != np.float32:
+            raise CgateError(
+                f"{path}: {name} is {weights[name].dtype}{list(weights[name].shape)}, "
+                f"the network needs float32{list(shape)}"
+            )
+        if not np.isfinite(weights[name]).all():
+            raise CgateError(f"{path}: {name} holds NaN or infinity", "the training diverged")
+    foreign = sorted(weights.keys() - shapes.keys())
+    if foreign:
+        raise CgateError(f"{path}: {foreign[0]} belongs to no layer of {network.name}")
+    ranges = _ranges(
+        read_json(folder / RANGES, "the checkpoint's activation ranges"), str(folder / RANGES)
+    )
+    files = b"".join(sha256((folder / name).read_bytes()).encode() for name in (CARD, WEIGHTS, RANGES))
+    return Checkpoint(folder, card, network, weights, ranges, sha256(files))

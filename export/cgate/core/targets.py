@@ -1,0 +1,161 @@
+"""Target tables: one TOML per board or emulated machine, in targets/."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from cgate.core.errors import CgateError
+
+FOLDER = Path(__file__).parent / "targets"
+
+# GCC flags per core. Soft float throughout: the library has no floating point.
+CORE_FLAGS: dict[str, tuple[str, ...]] = {
+    "cortex-m3": ("-mcpu=cortex-m3",),
+    "cortex-m4": ("-mcpu=cortex-m4", "-mfloat-abi=soft"),
+    "cortex-m7": ("-mcpu=cortex-m7", "-mfloat-abi=soft"),
+    "cortex-m33": ("-mcpu=cortex-m33", "-mfloat-abi=soft"),
+    # GCC enables MVE for this core only together with the hard-float ABI.
+    "cortex-m55": ("-mcpu=cortex-m55", "-mfloat-abi=hard"),
+}
+
+UARTS = ("cmsdk", "stm32")
+
+
+@dataclass(frozen=True)
+class Region:
+    """A memory: first address and size in bytes."""
+
+    origin: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Target:
+    """One board or emulated machine.
+
+    Args:
+        name: also the file's name.
+        aliases: other accepted names, such as the core whose default this target is.
+        core: a key of CORE_FLAGS.
+        clock_hz: core clock of the real part; emulators have none.
+        flash: where code and weights live.
+        ram: where stack, buffers and the arena live.
+        qemu_machine: argument of `qemu-system-arm -M`; empty if QEMU has no such machine.
+        uart: UART model, one of UARTS.
+        uart_base: its first register.
+        verified: what has been run on it, in words for `cgate targets`.
+    """
+
+    name: str
+    description: str
+    aliases: tuple[str, ...]
+    core: str
+    clock_hz: int
+    flash: Region
+    ram: Region
+    qemu_machine: str
+    uart: str
+    uart_base: int
+    verified: str
+
+    @property
+    def cflags(self) -> tuple[str, ...]:
+        """GCC flags that select the core."""
+        return ("-mthumb", *CORE_FLAGS[self.core])
+
+
+_FIELDS: dict[str, type] = {
+    "description": str,
+    "aliases": list,
+    "core": str,
+    "clock_hz": int,
+    "flash": dict,
+    "ram": dict,
+    "qemu_machine": str,
+    "uart": str,
+    "uart_base": int,
+    "verified": str,
+}
+
+
+def _read(path: Path) -> Target:
+    def broken(why: str) -> CgateError:
+        return CgateError(f"target file {path.name}: {why}")
+
+    try:
+        table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise broken(str(error)) from error
+    for key, kind in _FIELDS.items():
+        if not isinstance(table.get(key), kind):
+            raise broken(f"{key!r} must be given, as {kind.__name__}")
+    unknown = sorted(table.keys() - _FIELDS.keys())
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], _FIELDS, 1)
+        raise broken(f"unknown key {unknown[0]!r}" + (f", did you mean {near[0]!r}?" if near else ""))
+    if table["core"] not in CORE_FLAGS:
+        raise broken(f"core {table['core']!r} is none of {', '.join(CORE_FLAGS)}")
+    if table["uart"] not in UARTS:
+        raise broken(f"uart {table['uart']!r} is none of {', '.join(UARTS)}")
+    regions = {}
+    for key in ("flash", "ram"):
+        region = table[key]
+        if set(region) != {"origin", "size"} or not all(type(n) is int for n in region.values()):
+            raise broken(f"{key!r} must be {{ origin = .., size = .. }}")
+        regions[key] = Region(region["origin"], region["size"])
+    return Target(
+        path.stem,
+        table["description"],
+        tuple(table["aliases"]),
+        table["core"],
+        table["clock_hz"],
+        regions["flash"],
+        regions["ram"],
+        table["qemu_machine"],
+        table["uart"],
+        table["uart_base"],
+        table["verified"],
+    )
+
+
+@cache
+def all_targets() -> tuple[Target, ...]:
+    """Every known target, by name."""
+    return tuple(_read(path) for path in sorted(FOLDER.glob("*.toml")))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def find_target(name: str) -> Target:
+    """The target of this name or alias; case, hyphens and underscores do not matter.
+
+    Raises:
+        CgateError: there is none; the message lists all, the nearest first.
+    """
+    names = {_plain(key): target for target in all_targets() for key in (target.name, *target.aliases)}
+    if _plain(name) in names:
+        return names[_plain(name)]
+    spelled = [key for target in all_targets() for key in (target.name, *target.aliases)]
+    near = difflib.get_close_matches(name.lower(), spelled, len(spelled), 0.0)
+    rest = [key for key in spelled if key not in near]
+    raise CgateError(
+        f"unknown target {name!r}; known are {', '.join(near + rest)}",
+        f"try --target {near[0]}, or `cgate targets` for the whole table",
+    )
+
+
+def size_text(size: int) -> str:
+    """A memory size for people: "512 B", "96.5 kB", "1.95 MB" (K = 1024)."""
+    if size < 1024:
+        return f"{size} B"
+    if size < 1024 * 1024:
+        return f"{size / 1024:.1f} kB"
+    return f"{size / 1024 / 1024:.2f} MB"

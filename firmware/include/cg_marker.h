@@ -1,0 +1,23 @@
+/*
+ * Markers around units, for counting instructions in an emulator (SPEC.md, section 10).
+ * Two HINT.W instructions: NOPs on silicon, nothing at all on the host.
+ */
+#ifndef CG_MARKER_H
+#define CG_MARKER_H
+
+#define CG_MARK_INFERENCE 255
+
+#if defined(__thumb2__)
+#define CG_MARK_(low, id)                                                                          \
+    __asm volatile(".inst.w 0xf3af8080 + %c0 / 32\n\t.inst.w 0xf3af8000 + " #low " + %c0 %% 32"    \
+                   :                                                                               \
+                   : "i"(id)                                                                       \
+                   : "memory")
+#define CG_MARK_BEGIN(id) CG_MARK_(0xa0, id)
+#define CG_MARK_END(id) CG_MARK_(0xc0, id)
+#else
+#define CG_MARK_BEGIN(id) ((void)0)
+#define CG_MARK_END(id) ((void)0)
+#endif
+
+#endif

@@ -105,12 +105,14 @@ def _ranges(value: Any, where: str) -> dict[str, dict[str, Range]]:
         ranges[name] = {}
         for pattern, fields in patterns.items() if isinstance(patterns, dict) else ():
             keys = ("low", "high", "low_quantile", "high_quantile")
-            numbers = [fields.get(key) if isinstance(fields, dict) else None for key in keys]
-            if pattern not in PATTERNS or not all(
-                type(n) in (int, float) and math.isfinite(n) for n in numbers
-            ):
+            numbers = [
+                float(n)
+                for n in (fields.get(key) if isinstance(fields, dict) else None for key in keys)
+                if isinstance(n, int | float) and math.isfinite(n)
+            ]
+            if pattern not in PATTERNS or len(numbers) != len(keys):
                 raise CgateError(f"{where}: {name}.{pattern} is no range")
-            ranges[name][pattern] = Range(*(float(n) for n in numbers))
+            ranges[name][pattern] = Range(*numbers)
         if not ranges[name]:
             raise CgateError(f"{where}: {name} has no range")
     return ranges
@@ -167,5 +169,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     ranges = _ranges(
         read_json(folder / RANGES, "the checkpoint's activation ranges"), str(folder / RANGES)
     )
-    files = b"".join(sha256((folder / name).read_bytes()).encode() for name in (CARD, WEIGHTS, RANGES))
+    files = b"".join(
+        sha256((folder / name).read_bytes()).encode() for name in (CARD, WEIGHTS, RANGES)
+    )
     return Checkpoint(folder, card, network, weights, ranges, sha256(files))

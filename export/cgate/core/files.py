@@ -56,7 +56,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def json_text(value: Any) -> str:
-    """`value` as stable, readable JSON: two-space indent, keys in the order given, LF at the end."""
+    """`value` as stable, readable JSON: two-space indent, keys in the order given."""
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 

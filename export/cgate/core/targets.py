@@ -98,7 +98,9 @@ def _read(path: Path) -> Target:
     unknown = sorted(table.keys() - _FIELDS.keys())
     if unknown:
         near = difflib.get_close_matches(unknown[0], _FIELDS, 1)
-        raise broken(f"unknown key {unknown[0]!r}" + (f", did you mean {near[0]!r}?" if near else ""))
+        raise broken(
+            f"unknown key {unknown[0]!r}" + (f", did you mean {near[0]!r}?" if near else "")
+        )
     if table["core"] not in CORE_FLAGS:
         raise broken(f"core {table['core']!r} is none of {', '.join(CORE_FLAGS)}")
     if table["uart"] not in UARTS:
@@ -140,7 +142,9 @@ def find_target(name: str) -> Target:
     Raises:
         CgateError: there is none; the message lists all, the nearest first.
     """
-    names = {_plain(key): target for target in all_targets() for key in (target.name, *target.aliases)}
+    names = {
+        _plain(key): target for target in all_targets() for key in (target.name, *target.aliases)
+    }
     if _plain(name) in names:
         return names[_plain(name)]
     spelled = [key for target in all_targets() for key in (target.name, *target.aliases)]

@@ -1,0 +1,457 @@
+"""Data sets as uint8 arrays: where they lie, whether they are intact, how they are split.
+
+Nothing here trains or normalises; SPEC.md, "Pixels", gives the splits. CIFAR-10 and CIFAR-100
+are by Krizhevsky (2009), the digits by Alpaydin and Kaynak (UCI, 1998) as scikit-learn holds them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http
+import http.client
+import io
+import os
+import pickle
+import tarfile
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cgate.core.errors import EXIT_TOOL_MISSING, CgateError
+from cgate.core.files import replaced_folder, write_bytes
+from cgate.core.progress import Progress
+
+DATASETS = ("digits", "cifar10", "cifar100")
+
+# (input_zero, input_divisor): the mean over all training pixels and channels, and the standard
+# deviation, rounded to integers. One pair for all channels keeps the int8 input lossless.
+DIGITS_INPUT = (73, 90)
+CIFAR_INPUT = (121, 64)
+
+VALIDATION_IMAGES = 5000
+DIGITS_VALIDATION = 200
+DIGITS_TEST = 400
+
+_CHUNK = 1 << 18
+_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """An official archive and the files in it that are used.
+
+    Args:
+        name: data set.
+        url: where the archive is published.
+        md5: of the archive.
+        folder: folder inside the archive, and on disk.
+        files: file name -> md5. The last one is the file of class names.
+    """
+
+    name: str
+    url: str
+    md5: str
+    folder: str
+    files: Mapping[str, str]
+
+
+SOURCES: dict[str, Source] = {
+    "cifar10": Source(
+        "cifar10",
+        "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        "c58f30108f718f92721af3b95e74349a",
+        "cifar-10-batches-py",
+        {
+            "data_batch_1": "c99cafc152244af753f735de768cd75f",
+            "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+            "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+            "data_batch_4": "634d18415352ddfa80567beed471001a",
+            "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+            "test_batch": "40351d587109b95175f43aff81a1287e",
+            "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
+        },
+    ),
+    "cifar100": Source(
+        "cifar100",
+        "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+        "eb9058c3a382ffc7106e4002c42a8d85",
+        "cifar-100-python",
+        {
+            "train": "16019d7e3df5f24257cddd939b257f8d",
+            "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+            "meta": "7973b15100ade9c7d40fb424638fde48",
+        },
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images uint8 [N, H, W, C] and labels int64 [N]."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set in three splits.
+
+    Args:
+        classes: name of each label.
+        md5: of the official archive; for the digits, of the pixels and labels.
+        input_zero, input_divisor: a network sees (pixel - input_zero) / input_divisor.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    classes: tuple[str, ...]
+    md5: str
+    input_zero: int
+    input_divisor: int
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        height, width, channels = self.train.images.shape[1:]
+        return height, width, channels
+
+    def split(self, name: str) -> Split:
+        """The split of this name: "train", "validation" or "test".
+
+        Raises:
+            CgateError: there is no such split.
+        """
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        if name not in splits:
+            raise CgateError(f"{self.name} has no split {name!r}; it has {', '.join(splits)}")
+        return splits[name]
+
+
+@dataclass(frozen=True)
+class Found:
+    """One line of `cgate data list`; `folder` is None for data that needs no files."""
+
+    name: str
+    present: bool
+    folder: Path | None
+    note: str
+
+
+def _check_name(name: str) -> None:
+    if name not in DATASETS:
+        raise CgateError(f"unknown data set {name!r}; known are {', '.join(DATASETS)}")
+
+
+def cache_folder() -> Path:
+    """Where `cgate data download` puts data by default: the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "cgate"
+
+
+def _places(data_dir: Path | None) -> list[Path]:
+    places = [] if data_dir is None else [data_dir]
+    if os.environ.get("CGATE_DATA_DIR"):
+        places.append(Path(os.environ["CGATE_DATA_DIR"]))
+    return [*places, cache_folder()]
+
+
+def _source(name: str) -> Source:
+    _check_name(name)
+    if name not in SOURCES:
+        raise CgateError(f"{name} comes with scikit-learn and has no files of its own")
+    return SOURCES[name]
+
+
+def find_data(name: str, data_dir: Path | None = None) -> Path:
+    """The folder that holds the official files of `name`, say .../cifar-10-batches-py.
+
+    Looked at in this order: `data_dir`, $CGATE_DATA_DIR, the user's cache. The files are not
+    checked.
+
+    Raises:
+        CgateError: it is in none of these places, or `name` is no data set with files.
+    """
+    source = _source(name)
+    looked = [place / source.folder for place in _places(data_dir)]
+    for folder in looked:
+        if all((folder / file).is_file() for file in source.files):
+            return folder
+    raise CgateError(
+        f"{name} was not found; looked at {', '.join(map(str, looked))}",
+        f"run `cgate data download {name}`, or give --data-dir",
+    )
+
+
+def list_data(data_dir: Path | None = None) -> tuple[Found, ...]:
+    """For each data set, whether it can be loaded and where it lies."""
+    rows = []
+    for name in DATASETS:
+        if name not in SOURCES:
+            try:
+                _load_digits()
+                rows.append(Found(name, True, None, "comes with scikit-learn"))
+            except CgateError as error:
+                rows.append(Found(name, False, None, f"{error.message}; {error.hint}"))
+            continue
+        try:
+            rows.append(Found(name, True, find_data(name, data_dir), ""))
+        except CgateError as error:
+            rows.append(Found(name, False, None, error.hint))
+    return tuple(rows)
+
+
+def _read_checked(folder: Path, file: str, md5: str) -> bytes:
+    """The bytes of an official file; they are the very bytes whose md5 was taken."""
+    path = folder / file
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CgateError(f"cannot read {path}: {error.strerror or error}") from error
+    found = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    if found != md5:
+        raise CgateError(
+            f"{path} is corrupt: its md5 is {found}, the official file has {md5}",
+            "delete it and run `cgate data download`",
+        )
+    return data
+
+
+def check_data(name: str, folder: Path) -> None:
+    """Compare each file in `folder` with the md5 of the official one. Nothing is unpickled.
+
+    Raises:
+        CgateError: a file is missing or differs; the message names it.
+    """
+    for file, md5 in _source(name).files.items():
+        _read_checked(folder, file, md5)
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Builds dictionaries, lists, strings and NumPy arrays, and calls nothing else."""
+
+    ALLOWED: Mapping[tuple[str, str], Any] = {
+        ("numpy.core.multiarray", "_reconstruct"): np.core.multiarray._reconstruct,  # type: ignore[attr-defined]
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"refused to load {module}.{name}")
+        return self.ALLOWED[module, name]
+
+
+def _unpickle(data: bytes, path: Path) -> Mapping[bytes, Any]:
+    try:
+        value = _ArrayUnpickler(io.BytesIO(data), encoding="bytes").load()
+    # A damaged pickle can raise nearly anything.
+    except Exception as error:
+        raise CgateError(f"{path} is no CIFAR file: {error}") from error
+    if not isinstance(value, dict):
+        raise CgateError(f"{path} is no CIFAR file: it holds a {type(value).__name__}")
+    return value
+
+
+def _load_cifar(source: Source, folder: Path) -> Dataset:
+    fine = source.name == "cifar100"
+    batches: dict[str, Mapping[bytes, Any]] = {
+        file: _unpickle(_read_checked(folder, file, md5), folder / file)
+        for file, md5 in source.files.items()
+    }
+    *image_files, names_file = source.files
+    names = batches[names_file][b"fine_label_names" if fine else b"label_names"]
+
+    def split(files: list[str]) -> Split:
+        planes = np.concatenate([batches[file][b"data"] for file in files])
+        labels = np.concatenate(
+            [batches[file][b"fine_labels" if fine else b"labels"] for file in files]
+        )
+        images = planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        return Split(np.ascontiguousarray(images), labels.astype(np.int64))
+
+    *train_files, test_file = image_files
+    everything = split(train_files)
+    first = len(everything) - VALIDATION_IMAGES
+    return Dataset(
+        source.name,
+        Split(everything.images[:first], everything.labels[:first]),
+        Split(everything.images[first:], everything.labels[first:]),
+        split([test_file]),
+        tuple(name.decode() for name in names),
+        source.md5,
+        *CIFAR_INPUT,
+    )
+
+
+def stratified_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """A shuffled order in which any run of images holds each class in proportion.
+
+    Args:
+        labels: int64 [N].
+        seed: of the shuffle.
+
+    Returns:
+        int64 [N], a permutation. Within a run of n images, a class with share p has between
+        n * p - 2 and n * p + 2 images.
+    """
+    # RandomState, because its stream is frozen; that of default_rng may change between versions.
+    random = np.random.RandomState(seed)
+    position = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        position[members] = (random.permutation(len(members)) + 0.5) / len(members)
+    return np.argsort(position, kind="stable").astype(np.int64)
+
+
+def _load_digits() -> Dataset:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise CgateError(
+            "the digits data set comes with scikit-learn, which is not installed",
+            "run `pip install 'cgate[demo]'`",
+            EXIT_TOOL_MISSING,
+        ) from error
+    raw = load_digits()
+    images = (raw.images * 15).astype(np.uint8)[..., None]  # values are 0..16
+    labels = raw.target.astype(np.int64)
+    digest = hashlib.md5(images.tobytes() + labels.tobytes(), usedforsecurity=False)
+    order = stratified_order(labels, seed=0)
+
+    def split(part: NDArray[np.int64]) -> Split:
+        return Split(images[part], labels[part])
+
+    return Dataset(
+        "digits",
+        split(order[DIGITS_TEST + DIGITS_VALIDATION :]),
+        split(order[DIGITS_TEST : DIGITS_TEST + DIGITS_VALIDATION]),
+        split(order[:DIGITS_TEST]),
+        tuple(str(n) for n in range(10)),
+        digest.hexdigest(),
+        *DIGITS_INPUT,
+    )
+
+
+def load_dataset(name: str, data_dir: Path | None = None) -> Dataset:
+    """Find, check and load a data set; see `find_data` for the places looked at.
+
+    Raises:
+        CgateError: unknown name, files missing or corrupt, or scikit-learn missing (code 3).
+    """
+    _check_name(name)
+    if name not in SOURCES:
+        return _load_digits()
+    return _load_cifar(SOURCES[name], find_data(name, data_dir))
+
+
+def _get(url: str, part: Path, progress: Progress) -> None:
+    """Fetch `url` into `part`, going on where an earlier attempt stopped."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as reply:
+        resumed = reply.status == http.HTTPStatus.PARTIAL_CONTENT
+        if not resumed:
+            have = 0  # the server ignored the range and sends everything
+        length = reply.headers.get("Content-Length")
+        total = have + int(length) if length else 0
+        progress.start(f"download {url.rsplit('/', 1)[-1]}", total)
+        progress.advance(have)
+        with part.open("ab" if resumed else "wb") as stream:
+            while chunk := reply.read(_CHUNK):
+                stream.write(chunk)
+                have += len(chunk)
+                progress.advance(len(chunk))
+    if have < total:
+        raise ConnectionError(f"the connection ended after {have} of {total} bytes")
+
+
+def _file_md5(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def fetch(source: Source, folder: Path, progress: Progress) -> Path:
+    """Download and unpack an archive; a stopped download goes on where it stopped.
+
+    Only the files that `source` names are taken from the archive, each after a check of its md5,
+    so nothing in an archive decides what is written where.
+
+    Args:
+        folder: the data folder; the files go to `folder / source.folder`.
+        progress: told of each chunk, in bytes.
+
+    Returns:
+        The folder with the files.
+
+    Raises:
+        CgateError: no network, no space, or the archive is not the official one.
+    """
+    target = folder / source.folder
+    if target.is_dir():
+        try:
+            for file, md5 in source.files.items():
+                _read_checked(target, file, md5)
+            progress.message(f"{source.name} is in {target} already")
+            return target
+        except CgateError as error:
+            progress.message(f"{error.message}; downloading again")
+    archive = folder / source.url.rsplit("/", 1)[-1]
+    part = archive.with_name(archive.name + ".part")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            _get(source.url, part, progress)
+        except urllib.error.HTTPError as error:
+            # 416: the part is already as long as the archive, so it may be complete.
+            if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                raise
+    # HTTPException covers malformed replies; all network errors are OSError.
+    except (OSError, http.client.HTTPException) as error:
+        raise CgateError(
+            f"cannot download {source.url} to {folder}: {error}",
+            f"run `cgate data download {source.name}` again to go on where it stopped, or unpack "
+            f"the archive into {folder} yourself",
+        ) from error
+    found = _file_md5(part)
+    if found != source.md5:
+        part.unlink()
+        raise CgateError(
+            f"{source.url} is not the official archive: its md5 is {found}, "
+            f"expected {source.md5}; it was deleted",
+            f"run `cgate data download {source.name}` again",
+        )
+    with (
+        tarfile.open(part) as tar,
+        replaced_folder(target, marker=[*source.files][-1]) as aside,
+    ):
+        progress.start(f"unpack {archive.name}", len(source.files))
+        for file, md5 in source.files.items():
+            member = tar.extractfile(f"{source.folder}/{file}")
+            if member is None:
+                raise CgateError(f"{archive.name}: {file} is no file")
+            write_bytes(aside / file, member.read())
+            _read_checked(aside, file, md5)
+            progress.advance()
+    part.unlink()
+    return target
+
+
+def download(name: str, folder: Path | None, progress: Progress) -> Path:
+    """Fetch the official archive of `name` into `folder` (default: the user's cache).
+
+    Returns and raises as `fetch` does; data that needs no files is an error as well.
+    """
+    return fetch(_source(name), folder or cache_folder(), progress)

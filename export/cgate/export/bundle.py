@@ -1,0 +1,177 @@
+"""`cgate export`: one checkpoint in, one bundle out, checked against the target's memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cgate.core.checkpoint import load_checkpoint
+from cgate.core.errors import EXIT_CHECK_FAILED, CgateError
+from cgate.core.files import replaced_folder, write_bytes
+from cgate.core.network import THRESHOLD
+from cgate.core.plan import PLAN, Plan, Weights, plan_files, plan_sha256
+from cgate.core.progress import Progress, Silent
+from cgate.core.targets import Target, all_targets, size_text
+from cgate.export.emit_c import check_name, emit_c
+from cgate.export.emit_tflite import emit_tflite
+from cgate.export.lower import lower
+
+# What an image needs besides weights and arena, from builds of the stream application: code and
+# small tables in flash; stack, input, output and wire buffers in RAM. The linker has the last
+# word (`cgate build`); this check answers before anything is compiled.
+CODE_ALLOWANCE = 12 * 1024
+STACK_ALLOWANCE = 4 * 1024
+
+README = """\
+{name}: {network} for {target}, exported by cgate.
+
+plan.json, weights.npz   every integer of the network; the source of everything below
+c/                       C11 for the firmware library of cgate: {name}_run() is one inference
+units/                   one int8 .tflite per unit; exact under TFLite's reference kernels
+
+  cgate build .          compile and link for {target}
+  cgate run .            run images under QEMU
+  cgate verify .         compare reference, TFLite, host C and QEMU bit for bit
+"""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What an export made; sizes in bytes, costs in MACs per image."""
+
+    out: Path
+    plan: Plan
+    target: Target
+    plan_sha256: str
+    weights_size: int
+
+    @property
+    def flash(self) -> int:
+        """Estimate: weights are exact, code is an allowance."""
+        return self.weights_size + CODE_ALLOWANCE
+
+    @property
+    def ram(self) -> int:
+        """Estimate: arena, input and output are exact, stack and wire buffers an allowance."""
+        plan = self.plan
+        ends = plan.tensor(plan.input).size + plan.tensor(plan.output).size
+        return plan.arena_size + ends + STACK_ALLOWANCE
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        plan = self.plan
+        return {
+            "bundle": str(self.out),
+            "name": plan.name,
+            "network": plan.network.name,
+            "target": self.target.name,
+            "plan_sha256": self.plan_sha256,
+            "threshold": plan.threshold,
+            "weights_bytes": self.weights_size,
+            "flash_estimate_bytes": self.flash,
+            "flash_limit_bytes": self.target.flash.size,
+            "arena_bytes": plan.arena_size,
+            "ram_estimate_bytes": self.ram,
+            "ram_limit_bytes": self.target.ram.size,
+            "dense_macs": plan.dense_macs,
+            "units": [
+                {"name": unit.name, "macs": unit.macs, "gated": unit.condition is not None}
+                for unit in plan.units
+            ],
+        }
+
+    def lines(self) -> list[str]:
+        """For people: a line per unit, then the totals."""
+        plan, target = self.plan, self.target
+        width = max(len(unit.name) for unit in plan.units)
+        rows = [
+            f"  {unit.name:<{width}}  {unit.macs / 1000:>10,.1f} kMAC"
+            + ("  runs if its gate is open" if unit.condition is not None else "")
+            for unit in plan.units
+        ]
+        gates = sum(unit.macs for unit in plan.gates)
+        return [
+            f"{plan.network.name} for {target.name} ({target.core})",
+            *rows,
+            f"MACs   {plan.dense_macs:,} dense, gates add {gates:,} "
+            f"({100 * gates / plan.dense_macs:.2f} %)",
+            f"flash  about {size_text(self.flash)} of {size_text(target.flash.size)}: "
+            f"weights {size_text(self.weights_size)}, the rest code",
+            f"RAM    about {size_text(self.ram)} of {size_text(target.ram.size)}: "
+            f"arena {size_text(plan.arena_size)}, the rest input, output, stack",
+            f"bundle {self.out}",
+        ]
+
+
+def _constants_size(weights: Weights) -> int:
+    """Bytes of tables in flash; weight scales stay on the host."""
+    return sum(array.nbytes for name, array in weights.items() if not name.endswith(".scale"))
+
+
+def check_fits(summary: Summary) -> None:
+    """Refuse a network whose weights or arena the target cannot hold.
+
+    Raises:
+        CgateError: says by how much it is too big and which targets would do (exit code 1).
+    """
+    for what, need, limit in (
+        ("flash", summary.flash, summary.target.flash.size),
+        ("RAM", summary.ram, summary.target.ram.size),
+    ):
+        if need <= limit:
+            continue
+        fitting = [
+            target.name
+            for target in all_targets()
+            if summary.flash <= target.flash.size and summary.ram <= target.ram.size
+        ]
+        raise CgateError(
+            f"{summary.plan.network.name} does not fit {summary.target.name}: it needs about "
+            f"{size_text(need)} of {what}, {size_text(need - limit)} more than there is "
+            f"({size_text(limit)})",
+            f"it would fit {', '.join(fitting)}"
+            if fitting
+            else "no known target is large enough: train a narrower network",
+            EXIT_CHECK_FAILED,
+        )
+
+
+def export_checkpoint(
+    checkpoint_folder: Path,
+    out: Path,
+    target: Target,
+    *,
+    name: str = "model",
+    threshold: float = THRESHOLD,
+    ranges: str = "minmax",
+    progress: Progress | None = None,
+) -> Summary:
+    """Write the bundle of a checkpoint: plan, C, TFLite units, a README.
+
+    The folder appears only when everything is written; an older bundle there is replaced.
+
+    Raises:
+        CgateError: bad checkpoint, name or threshold; the target is too small; cannot write.
+    """
+    progress = progress or Silent()
+    check_name(name)
+    progress.start("export", 4)
+    checkpoint = load_checkpoint(checkpoint_folder)
+    progress.advance(note="checkpoint read")
+    plan, weights = lower(checkpoint, target, name=name, threshold=threshold, ranges=ranges)
+    files = plan_files(plan, weights)
+    digest = plan_sha256(files)
+    summary = Summary(out, plan, target, digest, _constants_size(weights))
+    check_fits(summary)
+    progress.advance(note="planned")
+    files |= {f"c/{path}": text.encode() for path, text in emit_c(plan, weights, digest).items()}
+    files |= emit_tflite(plan, weights)
+    readme = README.format(name=plan.name, network=plan.network.name, target=target.name)
+    files["README.txt"] = readme.encode()
+    progress.advance(note="emitted")
+    with replaced_folder(out, PLAN) as folder:
+        for path, data in files.items():
+            write_bytes(folder / path, data)
+    progress.advance(note="written")
+    return summary

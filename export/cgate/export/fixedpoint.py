@@ -1,0 +1,67 @@
+"""The rounding of TFLite's int8 reference kernels ("tflite-double"), in numpy (SPEC.md 5.1)."""
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Int64 = NDArray[np.int64]
+
+
+def quantize_multiplier(factor: float) -> tuple[int, int]:
+    """(multiplier, shift) with factor ~ multiplier * 2^(shift - 31), multiplier in [2^30, 2^31).
+
+    Source: QuantizeMultiplier in tensorflow/lite/kernels/internal/quantization_util.cc. As there,
+    factors below 2^-32 become zero.
+
+    Raises:
+        ValueError: factor is negative, not finite, or 2^30 or more.
+    """
+    if not (0.0 <= factor < 2.0**30):
+        raise ValueError(f"factor {factor} is not in 0 .. 2^30")
+    mantissa, shift = math.frexp(factor)
+    # Away from zero at .5, as std::round; Python's round() would go to even.
+    multiplier = math.floor(mantissa * (1 << 31) + 0.5)
+    if multiplier == 1 << 31:
+        multiplier //= 2
+        shift += 1
+    if shift < -31:
+        return 0, 0
+    return multiplier, shift
+
+
+def mean_multiplier(factor: float, count: int) -> tuple[int, int]:
+    """(multiplier, shift) for a sum over `count` elements that is to be averaged and rescaled.
+
+    1 / count is folded into the multiplier, as EvalMean in tensorflow/lite/kernels/reduce.cc does.
+    """
+    multiplier, shift = quantize_multiplier(factor)
+    # Negative only for factors so small that the mean vanishes anyway.
+    fold = max(min(count.bit_length() - 1, 32, 31 + shift), 0)
+    return (multiplier << fold) // count, shift - fold
+
+
+def requantize(value: ArrayLike, multiplier: ArrayLike, shift: ArrayLike) -> Int64:
+    """M(value, multiplier, shift) of SPEC.md 5.1, elementwise.
+
+    Args:
+        value: int32 accumulators; value * 2^max(shift, 0) must fit in int32.
+        multiplier: 0 .. 2^31 - 1.
+        shift: -31 .. 30.
+
+    Returns:
+        int64 values within int32's range.
+    """
+    value = np.asarray(value, np.int64)
+    shift = np.asarray(shift, np.int64)
+    left, right = np.maximum(shift, 0), np.maximum(-shift, 0)
+    # SaturatingRoundingDoublingHighMul: C's division truncates toward zero.
+    product = (value << left) * np.asarray(multiplier, np.int64)
+    nudged = product + np.where(product >= 0, 1 << 30, 1 - (1 << 30))
+    high = np.where(nudged >= 0, nudged >> 31, -((-nudged) >> 31))
+    # RoundingDivideByPOT: to nearest, ties away from zero.
+    mask = (np.int64(1) << right) - 1
+    remainder = high & mask
+    limit = (mask >> 1) + (high < 0)
+    result: Int64 = (high >> right) + (remainder > limit)
+    return result

@@ -1,0 +1,159 @@
+"""From ranges and float weights to int8: scales, zero points, weights, biases, multipliers."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cgate.core.checkpoint import Range, Ranges
+from cgate.core.errors import CgateError
+from cgate.export.fixedpoint import quantize_multiplier
+from cgate.export.fold import FloatConv
+
+RANGE_CHOICES = ("minmax", "quantile")
+ZERO_RELU = -128  # zero point of tensors that are never negative: all 256 codes are used
+
+# A bias is kept below 2^23 steps: exact to 24 bits and far from int32's end.
+MAX_BIAS = 1 << 23
+
+
+def as_float32(value: float) -> float:
+    """`value` rounded to float32: what a .tflite file stores and every consumer computes with."""
+    return float(np.float32(value))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """real = scale * (q - zero_point)."""
+
+    scale: float
+    zero_point: int
+
+
+class RangeTable:
+    """The widest observed range of each tensor over all gate patterns."""
+
+    def __init__(self, ranges: Ranges, choice: str, where: str) -> None:
+        if choice not in RANGE_CHOICES:
+            raise CgateError(
+                f"range choice {choice!r} is none of {', '.join(RANGE_CHOICES)}", "--ranges minmax"
+            )
+        self._ranges = ranges
+        self._choice = choice
+        self._where = where
+
+    def _ends(self, each: Range) -> tuple[float, float]:
+        if self._choice == "minmax":
+            return each.low, each.high
+        return each.low_quantile, each.high_quantile
+
+    def __call__(self, name: str) -> tuple[float, float]:
+        """(low, high) of tensor `name`."""
+        patterns: Mapping[str, Range] = self._ranges.get(name, {})
+        if not patterns:
+            raise CgateError(
+                f"{self._where}: no range for tensor {name}", "run `cgate calibrate` again"
+            )
+        ends = [self._ends(each) for each in patterns.values()]
+        return min(low for low, _ in ends), max(high for _, high in ends)
+
+
+def relu_scale(high: float) -> Scale:
+    """Scale of a tensor with values 0 .. high."""
+    return Scale(as_float32(max(high, 1e-6) / 255), ZERO_RELU)
+
+
+def stream_scale(highs: Iterable[float], bodies: Iterable[tuple[float, float]]) -> Scale:
+    """One scale for a stage's stream and for every F that is added to it (SPEC.md 5.6).
+
+    Args:
+        highs: largest value of every tensor of the stream.
+        bodies: (low, high) of every F; at zero point 0 it must fit in -128 .. 127 steps.
+    """
+    steps = [high / 255 for high in highs]
+    for low, high in bodies:
+        steps += [high / 127, -low / 128]
+    return Scale(as_float32(max([*steps, 1e-6 / 255])), ZERO_RELU)
+
+
+def signed_scale(low: float, high: float) -> Scale:
+    """Scale for low .. high on 255 steps; 0.0 is represented exactly."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = as_float32(max(high - low, 1e-6) / 255)
+    return Scale(scale, max(-128, min(127, round(-128 - low / scale))))
+
+
+@dataclass(frozen=True)
+class QuantConv:
+    """A convolution's integers: weights (out, kh, kw, in), the rest (out)."""
+
+    weights: NDArray[np.int8]
+    scale: NDArray[np.float32]
+    bias: NDArray[np.int32]
+    multiplier: NDArray[np.int32]
+    shift: NDArray[np.int8]
+
+
+def quantize_conv(conv: FloatConv, source: Scale, target: Scale, name: str) -> QuantConv:
+    """Quantise weights per output channel and derive bias and requantisation.
+
+    Args:
+        source: scale of the input.
+        target: scale of the output.
+        name: the layer, for errors.
+
+    Raises:
+        CgateError: an accumulator could leave int32: the layer cannot be computed in int8.
+    """
+    largest = np.abs(conv.weights).reshape(len(conv.bias), -1).max(axis=1)
+    # A channel whose weights (almost) vanish still has its bias to represent.
+    floor = np.abs(conv.bias) / (source.scale * MAX_BIAS)
+    scales = np.maximum(largest / 127, floor)
+    scales = np.where(scales > 0, scales, 1.0).astype(np.float32)
+    steps = scales.astype(np.float64)
+    weights = np.clip(np.rint(conv.weights / steps[:, None, None, None]), -127, 127)
+    bias = np.rint(conv.bias / (source.scale * steps))
+    factors = [source.scale * float(step) / target.scale for step in steps]
+    pairs = [quantize_multiplier(factor) for factor in factors]
+    # Worst accumulator: inputs are at most 255 steps from their zero point.
+    worst = np.abs(weights).reshape(len(bias), -1).sum(axis=1) * 255 + np.abs(bias)
+    left = np.array([max(shift, 0) for _, shift in pairs])
+    if (worst * 2.0**left >= 2**31).any():
+        channel = int(np.argmax(worst * 2.0**left))
+        raise CgateError(
+            f"{name}: output channel {channel} can overflow 32 bits "
+            f"(|accumulator| up to {worst[channel]:.3g}, shifted left by {left[channel]})",
+            "its weights are far larger than its output's range: check the training",
+        )
+    return QuantConv(
+        weights.astype(np.int8),
+        scales,
+        bias.astype(np.int32),
+        np.array([multiplier for multiplier, _ in pairs], np.int32),
+        np.array([shift for _, shift in pairs], np.int8),
+    )
+
+
+def gate_threshold(threshold: float, scale: Scale) -> int:
+    """The integer T such that a gate is open iff its int8 logit > T (SPEC.md, section 4).
+
+    Args:
+        threshold: the cut on sigmoid(logit).
+
+    Raises:
+        CgateError: the cut lies outside the logit's int8 range.
+    """
+    if not 0.0 < threshold < 1.0:
+        raise CgateError(f"threshold {threshold} is not between 0 and 1", "--threshold 0.45")
+    cut = math.log(threshold / (1 - threshold))
+    value = math.floor(cut / scale.scale) + scale.zero_point
+    if not -128 <= value <= 127:
+        low, high = (1 / (1 + math.exp(-scale.scale * q)) for q in (-128, 127))
+        raise CgateError(
+            f"threshold {threshold} is beyond what an int8 logit can express "
+            f"({low:.3f} to {high:.3f})",
+            "--threshold 0.45",
+        )
+    return value

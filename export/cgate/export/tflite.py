@@ -1,0 +1,213 @@
+"""Writing int8 TFLite flatbuffers directly: exact control of every scale, the same bytes always.
+
+Only the generated schema classes of ai-edge-litert are used, no converter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import flatbuffers
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from numpy.typing import ArrayLike, NDArray
+
+_TYPES = {
+    np.dtype(np.int8): schema.TensorType.INT8,
+    np.dtype(np.int32): schema.TensorType.INT32,
+    np.dtype(np.bool_): schema.TensorType.BOOL,
+}
+
+
+class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]
+    """A constant's bytes on a 16-byte boundary.
+
+    The schema asks for it (force_align: 16), but the generated Python ignores that attribute.
+    """
+
+    def Pack(self, builder: Any) -> Any:
+        """Write the buffer; called by the generated packing code."""
+        raw = self.data.tobytes()
+        builder.StartVector(1, len(raw), 16)
+        builder.head = builder.Head() - len(raw)
+        builder.Bytes[builder.Head() : builder.Head() + len(raw)] = raw
+        data = builder.EndVector()
+        schema.BufferStart(builder)
+        schema.BufferAddData(builder, data)
+        return schema.BufferEnd(builder)
+
+
+class Subgraph:
+    """One graph of tensors and operators under construction. Tensors are known by index."""
+
+    def __init__(self, model: Model, name: str) -> None:
+        self._model = model
+        self._graph = schema.SubGraphT()
+        self._graph.name = name
+        self._graph.tensors = []
+        self._graph.operators = []
+        model._model.subgraphs.append(self._graph)
+
+    def tensor(
+        self,
+        name: str,
+        shape: Sequence[int],
+        dtype: type[np.generic] = np.int8,
+        *,
+        scale: ArrayLike | None = None,
+        zero_point: int = 0,
+        data: NDArray[Any] | None = None,
+    ) -> int:
+        """Add a tensor; `data` makes it a constant, an array of scales is per axis 0."""
+        tensor = schema.TensorT()
+        tensor.name = name
+        tensor.shape = [int(n) for n in shape]
+        tensor.type = _TYPES[np.dtype(dtype)]
+        tensor.hasRank = True
+        tensor.buffer = 0
+        if scale is not None:
+            quantization = schema.QuantizationParametersT()
+            quantization.scale = np.atleast_1d(np.asarray(scale, np.float32))
+            quantization.zeroPoint = np.full(quantization.scale.shape, zero_point, np.int64)
+            quantization.quantizedDimension = 0
+            tensor.quantization = quantization
+        if data is not None:
+            buffer = _AlignedBuffer()
+            buffer.data = np.frombuffer(np.ascontiguousarray(data, dtype).tobytes(), np.uint8)
+            tensor.buffer = len(self._model._model.buffers)
+            self._model._model.buffers.append(buffer)
+        self._graph.tensors.append(tensor)
+        return len(self._graph.tensors) - 1
+
+    def _operator(
+        self,
+        builtin: str,
+        inputs: Sequence[int],
+        output: int,
+        options: Any = None,
+        version: int = 1,
+    ) -> None:
+        operator = schema.OperatorT()
+        operator.opcodeIndex = self._model._opcode(
+            getattr(schema.BuiltinOperator, builtin), version
+        )
+        operator.inputs = list(inputs)
+        operator.outputs = [output]
+        if options is not None:
+            kind = type(options).__name__.removesuffix("T")
+            operator.builtinOptionsType = getattr(schema.BuiltinOptions, kind)
+            operator.builtinOptions = options
+        self._graph.operators.append(operator)
+
+    def conv2d(
+        self,
+        x: int,
+        weights: int,
+        bias: int,
+        output: int,
+        *,
+        stride: int,
+        same: bool,
+        relu: bool,
+    ) -> None:
+        """CONV_2D; `same` pads as TensorFlow's SAME, else VALID."""
+        options = schema.Conv2DOptionsT()
+        options.padding = schema.Padding.SAME if same else schema.Padding.VALID
+        options.strideH = options.strideW = stride
+        options.dilationHFactor = options.dilationWFactor = 1
+        options.fusedActivationFunction = _activation(relu)
+        self._operator("CONV_2D", [x, weights, bias], output, options, 3)
+
+    def pad(self, x: int, paddings: Sequence[tuple[int, int]], output: int) -> None:
+        """PAD with the tensor's zero point; (before, after) per axis."""
+        name = f"{self._graph.tensors[output].name}/paddings"
+        amounts = self.tensor(name, (len(paddings), 2), np.int32, data=np.array(paddings, np.int32))
+        self._operator("PAD", [x, amounts], output, schema.PadOptionsT(), 2)
+
+    def add(self, a: int, b: int, output: int, *, relu: bool) -> None:
+        """ADD with optional fused RELU."""
+        options = schema.AddOptionsT()
+        options.fusedActivationFunction = _activation(relu)
+        self._operator("ADD", [a, b], output, options, 2)
+
+    def mean(self, x: int, output: int) -> None:
+        """MEAN over height and width, dimensions kept."""
+        name = f"{self._graph.tensors[output].name}/axes"
+        axes = self.tensor(name, (2,), np.int32, data=np.array([1, 2], np.int32))
+        options = schema.ReducerOptionsT()
+        options.keepDims = True
+        self._operator("MEAN", [x, axes], output, options, 2)
+
+    def subsample(self, x: int, stride: int, output: int) -> None:
+        """Every stride-th pixel: AVERAGE_POOL_2D over 1x1 windows."""
+        options = schema.Pool2DOptionsT()
+        options.padding = schema.Padding.VALID
+        options.strideH = options.strideW = stride
+        options.filterHeight = options.filterWidth = 1
+        options.fusedActivationFunction = _activation(False)
+        self._operator("AVERAGE_POOL_2D", [x], output, options, 2)
+
+    def quantize(self, x: int, output: int) -> None:
+        """QUANTIZE from int8 to int8: another scale."""
+        self._operator("QUANTIZE", [x], output, schema.QuantizeOptionsT(), 2)
+
+    def greater(self, a: int, b: int, output: int) -> None:
+        """GREATER, elementwise."""
+        self._operator("GREATER", [a, b], output, schema.GreaterOptionsT(), 2)
+
+    def interface(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+        """Declare the graph's inputs and outputs, and a signature that names them."""
+        self._graph.inputs = list(inputs)
+        self._graph.outputs = list(outputs)
+        signature = schema.SignatureDefT()
+        signature.signatureKey = self._graph.name
+        signature.subgraphIndex = len(self._model._model.subgraphs) - 1
+        signature.inputs = [self._named(index) for index in inputs]
+        signature.outputs = [self._named(index) for index in outputs]
+        self._model._model.signatureDefs.append(signature)
+
+    def _named(self, index: int) -> Any:
+        entry = schema.TensorMapT()
+        entry.name = self._graph.tensors[index].name
+        entry.tensorIndex = index
+        return entry
+
+
+def _activation(relu: bool) -> int:
+    kind: int = schema.ActivationFunctionType.RELU if relu else schema.ActivationFunctionType.NONE
+    return kind
+
+
+class Model:
+    """A .tflite file under construction."""
+
+    def __init__(self, description: str) -> None:
+        self._model = schema.ModelT()
+        self._model.version = 3
+        self._model.description = description
+        self._model.operatorCodes = []
+        self._model.subgraphs = []
+        self._model.signatureDefs = []
+        self._model.buffers = [schema.BufferT()]  # index 0 is the empty buffer, by convention
+
+    def subgraph(self, name: str) -> Subgraph:
+        """Add a subgraph; the first is the main one."""
+        return Subgraph(self, name)
+
+    def _opcode(self, builtin: int, version: int) -> int:
+        for index, code in enumerate(self._model.operatorCodes):
+            if (code.builtinCode, code.version) == (builtin, version):
+                return index
+        code = schema.OperatorCodeT()
+        code.builtinCode = builtin
+        code.deprecatedBuiltinCode = min(builtin, 127)
+        code.version = version
+        self._model.operatorCodes.append(code)
+        return len(self._model.operatorCodes) - 1
+
+    def pack(self) -> bytes:
+        """The file's bytes."""
+        builder = flatbuffers.Builder(1 << 16)
+        builder.Finish(self._model.Pack(builder), file_identifier=b"TFL3")
+        return bytes(builder.Output())

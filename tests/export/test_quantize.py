@@ -1,0 +1,87 @@
+"""Scales, zero points, thresholds and weight quantisation."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cgate.core.errors import CgateError
+from cgate.export.fold import FloatConv
+from cgate.export.quantize import (
+    MAX_BIAS,
+    Scale,
+    gate_threshold,
+    quantize_conv,
+    relu_scale,
+    signed_scale,
+    stream_scale,
+)
+
+
+def test_relu_scale_uses_all_codes() -> None:
+    scale = relu_scale(5.1)
+    assert scale.zero_point == -128
+    assert scale.scale * 255 == pytest.approx(5.1, rel=1e-6)
+
+
+@given(st.floats(0.1, 100), st.floats(-100, -0.1), st.floats(0.1, 100))
+def test_stream_and_body_both_fit_the_stream_scale(high: float, low: float, top: float) -> None:
+    scale = stream_scale([high], [(low, top)]).scale * (1 + 1e-6)
+    assert high <= 255 * scale
+    assert top <= 127 * scale
+    assert -low <= 128 * scale
+
+
+@given(st.floats(-50, 50), st.floats(0.001, 100))
+def test_signed_scale_represents_zero_and_the_range(low: float, width: float) -> None:
+    scale = signed_scale(low, low + width)
+    assert -128 <= scale.zero_point <= 127
+    for value in (low, 0.0, low + width):
+        code = round(value / scale.scale) + scale.zero_point
+        assert -129 <= code <= 128  # the ends may lose half a step to the zero point's rounding
+
+
+@given(st.floats(0.03, 0.97))
+def test_integer_threshold_is_the_real_threshold(threshold: float) -> None:
+    scale = Scale(1 / 32, 0)
+    value = gate_threshold(threshold, scale)
+    # The cut lies between the last shut and the first open code; half a step is its resolution.
+    cut = math.log(threshold / (1 - threshold))
+    assert abs((value + 0.5) / 32 - cut) <= 0.5 / 32 + 1e-9
+
+
+def test_the_paper_threshold() -> None:
+    assert gate_threshold(0.45, Scale(1 / 32, 0)) == -7
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0, -1.0, 0.001, 0.999, float("nan")])
+def test_bad_thresholds_are_refused(threshold: float) -> None:
+    with pytest.raises(CgateError, match="threshold"):
+        gate_threshold(threshold, Scale(1 / 32, 0))
+
+
+def test_quantized_weights_are_within_half_a_step() -> None:
+    rng = np.random.default_rng(0)
+    conv = FloatConv(rng.normal(0, 1, (8, 3, 3, 4)), rng.normal(0, 1, 8))
+    integers = quantize_conv(conv, Scale(0.02, -128), Scale(0.05, 0), "layer")
+    error = integers.weights * integers.scale[:, None, None, None].astype(np.float64) - conv.weights
+    assert (np.abs(error) <= integers.scale[:, None, None, None] * 0.5001).all()
+    bias = integers.bias * (0.02 * integers.scale.astype(np.float64))
+    assert np.allclose(bias, conv.bias, atol=0.02 * integers.scale.max())
+
+
+def test_a_channel_without_weights_keeps_its_bias() -> None:
+    conv = FloatConv(np.zeros((2, 1, 1, 4)), np.array([3.0, 0.0]))
+    integers = quantize_conv(conv, Scale(0.02, -128), Scale(0.05, 0), "layer")
+    assert abs(int(integers.bias[0])) <= MAX_BIAS + 1
+    real = integers.bias[0] * 0.02 * float(integers.scale[0])
+    assert real == pytest.approx(3.0, rel=1e-5)
+    assert integers.bias[1] == 0
+
+
+def test_a_layer_that_cannot_be_held_in_32_bits_is_refused() -> None:
+    conv = FloatConv(np.full((1, 3, 3, 512), 1e6), np.zeros(1))
+    with pytest.raises(CgateError, match="layer: output channel 0 can overflow 32 bits"):
+        quantize_conv(conv, Scale(0.02, -128), Scale(0.0001, 0), "layer")

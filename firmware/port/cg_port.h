@@ -1,0 +1,26 @@
+/*
+ * The four things an application needs from where it runs. Each port implements them once:
+ * host/ (stdin and stdout), cortex_m/cg_semihosting.c (files of a debugger or emulator),
+ * uart/ (a serial line).
+ */
+#ifndef CG_PORT_H
+#define CG_PORT_H
+
+#include <stddef.h>
+
+/* Prepares input and output; the program ends if that is impossible. */
+void cg_port_open(void);
+
+/* Reads `size` bytes and returns how many it got: fewer only when the input has ended. */
+size_t cg_port_read(void *data, size_t size);
+
+/* Writes `size` bytes; the program ends if that is impossible. */
+void cg_port_write(const void *data, size_t size);
+
+/* A message for people, beside the output where there is such a place. */
+void cg_port_text(const char *text);
+
+/* Ends the program with an exit code, or stops the core where nobody waits for one. */
+_Noreturn void cg_port_exit(int code);
+
+#endif

@@ -1,0 +1,1 @@
+"""One module per command; each defines `command` and keeps heavy imports inside it."""

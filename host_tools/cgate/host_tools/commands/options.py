@@ -1,0 +1,79 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from cgate.core.targets import Target, find_target
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FOLDER = click.Path(path_type=Path)
+
+
+def _target(context: click.Context, option: click.Parameter, value: str | None) -> Target | None:
+    return None if value is None else find_target(value)
+
+
+def target_option(help: str, default: str | None = None) -> Callable[[F], F]:
+    """`--target`; hands a `Target` (or None) to the command."""
+    return click.option(
+        "--target", "-t", "--board", "target", metavar="NAME", callback=_target, default=default,
+        show_default=default is not None, help=help,
+    )  # fmt: skip
+
+
+def data_options(function: F) -> F:
+    """`--data`, `--data-dir` and `--split`: which images to use."""
+    for decorate in (
+        click.option("--split", type=click.Choice(["train", "validation", "test"]),
+                     default="test", show_default=True, help="Part of the data set."),
+        data_dir_option,
+        click.option("--data", metavar="NAME",
+                     help="Data set. Default: the one that has the network's input and classes."),
+    ):  # fmt: skip
+        function = decorate(function)
+    return function
+
+
+def data_dir_option(function: F) -> F:
+    """`--data-dir`."""
+    return click.option(
+        "--data-dir", type=FOLDER, metavar="FOLDER",
+        help="Where data sets are. Default: $CGATE_DATA_DIR, then the user's cache.",
+    )(function)  # fmt: skip
+
+
+def io_option(function: F) -> F:
+    """`--io`."""
+    return click.option(
+        "--io", type=click.Choice(["semihosting", "uart"]), default="semihosting",
+        show_default=True, help="How the image talks to this machine.",
+    )(function)  # fmt: skip
+
+
+def jobs_option(function: F) -> F:
+    """`--jobs`."""
+    return click.option(
+        "--jobs", "-j", type=click.IntRange(1, 256), metavar="N",
+        help="Processes side by side. Default: one per core of this machine.",
+    )(function)  # fmt: skip
+
+
+def on_option(function: F) -> F:
+    """`--on`."""
+    return click.option(
+        "--on", type=click.Choice(["qemu", "host"]), default="qemu", show_default=True,
+        help="The emulated target, or this machine.",
+    )(function)  # fmt: skip
+
+
+def limit_option(function: F) -> F:
+    """`--limit`."""
+    return click.option(
+        "--limit", type=click.IntRange(1), metavar="N", help="The first N images only."
+    )(function)

@@ -1,0 +1,100 @@
+"""`cgate run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cgate.core.plan import load_bundle
+from cgate.core.targets import Target
+from cgate.host_tools.cli import Command, Outcome, examples, progress
+from cgate.host_tools.commands.options import (
+    FOLDER,
+    data_options,
+    io_option,
+    jobs_option,
+    limit_option,
+    on_option,
+    target_option,
+)
+from cgate.host_tools.console import facts
+
+
+@click.command(
+    cls=Command,
+    epilog=examples(
+        "cgate run runs/bundle",
+        "cgate run runs/bundle --limit 20 --gates open",
+        "cgate run runs/bundle --on host --split validation",
+    ),
+)
+@click.argument("bundle", type=FOLDER)
+@target_option("Another machine than the bundle was exported for.")
+@on_option
+@io_option
+@limit_option
+@click.option(
+    "--gates", type=click.Choice(["learned", "open", "shut"]), default="learned",
+    show_default=True, help="Let gates decide, or force them all.",
+)
+@click.option("--name", metavar="NAME", help="Folder under runs/. Default: made from the options.")
+@jobs_option
+@click.option(
+    "--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
+    help="Longest time for one image.",
+)
+@data_options
+def command(
+    bundle: Path,
+    target: Target | None,
+    on: str,
+    io: str,
+    limit: int | None,
+    gates: str,
+    name: str | None,
+    jobs: int | None,
+    timeout: float | None,
+    data: str | None,
+    data_dir: Path | None,
+    split: str,
+) -> Outcome:
+    """Run images through the firmware of BUNDLE and record a trace.
+
+    Builds it first where needed. The result is in runs/NAME/trace.json; `cgate report` draws it.
+    """
+    from cgate.host_tools.evaluate import evaluate
+    from cgate.host_tools.inputs import load_inputs
+    from cgate.host_tools.summary import headline, headline_lines
+
+    plan = load_bundle(bundle).plan
+    inputs = load_inputs(plan, data, data_dir=data_dir, split=split, limit=limit)
+    trace, path = evaluate(
+        bundle,
+        inputs,
+        target=target,
+        on=on,
+        io=io,
+        gates=gates,
+        name=name,
+        jobs=jobs,
+        timeout_s=timeout,
+        progress=progress(),
+    )
+    figures = headline(plan, trace)
+    value = {
+        "trace": str(path),
+        "target": trace.target,
+        "runner": on,
+        "gates_forced": gates,
+        "data": inputs.data,
+        "split": split,
+        **figures,
+    }
+    where = f"{trace.target} under QEMU" if on == "qemu" else "this machine"
+    pairs = [
+        ("ran", f"{len(inputs.indices):,} of {inputs.available:,} {split} images of {inputs.data} on {where}"),
+        *headline_lines(figures),
+        ("trace", str(path)),
+    ]
+    return Outcome(value, facts(pairs))

@@ -1,0 +1,46 @@
+"""`cgate targets`."""
+
+from __future__ import annotations
+
+import click
+
+from cgate.core.targets import Target, all_targets, size_text
+from cgate.host_tools.cli import Command, Outcome, examples
+from cgate.host_tools.console import table
+
+
+def _value(target: Target) -> dict[str, object]:
+    return {
+        "name": target.name,
+        "aliases": list(target.aliases),
+        "description": target.description,
+        "core": target.core,
+        "clock_hz": target.clock_hz,
+        "flash": {"origin": target.flash.origin, "size": target.flash.size},
+        "ram": {"origin": target.ram.origin, "size": target.ram.size},
+        "qemu_machine": target.qemu_machine or None,
+        "verified": target.verified,
+    }
+
+
+def _row(target: Target) -> list[str]:
+    return [
+        target.name,
+        ", ".join(target.aliases),
+        target.core,
+        size_text(target.flash.size),
+        size_text(target.ram.size),
+        f"{target.clock_hz / 1e6:g} MHz",
+        "QEMU" if target.qemu_machine else "none",
+        target.verified,
+    ]
+
+
+@click.command(cls=Command, epilog=examples("cgate targets", "cgate targets --json"))
+def command() -> Outcome:
+    """List the boards and emulated machines that bundles can be made for."""
+    head = ["name", "also called", "core", "flash", "RAM", "clock", "runner", "verified"]
+    return Outcome(
+        {"targets": [_value(target) for target in all_targets()]},
+        table(head, [_row(target) for target in all_targets()], "   rrr"),
+    )

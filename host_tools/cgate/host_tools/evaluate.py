@@ -1,0 +1,80 @@
+"""Build a bundle, run images through it, keep the trace: the step that run and demo share."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from cgate.core.errors import CgateError
+from cgate.core.plan import load_bundle
+from cgate.core.progress import Progress
+from cgate.core.targets import Target, find_target
+from cgate.export.reference import to_input
+from cgate.host_tools import runner
+from cgate.host_tools.build import build
+from cgate.host_tools.inputs import Inputs
+from cgate.host_tools.trace import Trace, make_trace, write_trace
+
+
+def default_name(split: str, gates: str, on: str, target: Target | None) -> str:
+    """Folder of a run under runs/: what differs from the usual is in the name."""
+    parts = [split, "" if gates == "learned" else gates, "" if on == "qemu" else on]
+    return "-".join(part for part in [*parts, target.name if target else ""] if part)
+
+
+def evaluate(
+    folder: Path,
+    inputs: Inputs,
+    *,
+    target: Target | None = None,
+    on: str = "qemu",
+    io: str = "semihosting",
+    gates: str = "learned",
+    name: str | None = None,
+    jobs: int | None = None,
+    timeout_s: float | None = None,
+    progress: Progress,
+) -> tuple[Trace, Path]:
+    """Run `inputs` on a bundle and write runs/<name>/trace.json.
+
+    Args:
+        folder: the bundle.
+        target: another machine than the plan's.
+        on: "qemu" or "host".
+        io: "semihosting" or "uart", under QEMU.
+        gates: "learned", or "open" or "shut" for all.
+        name: of the run; None makes one.
+        jobs: processes side by side; None takes one per core.
+        timeout_s: seconds that an image may take; None takes the runner's.
+
+    Returns:
+        The trace and its file.
+
+    Raises:
+        CgateError: what building, running and writing raise; a bad name.
+    """
+    bundle = load_bundle(folder)
+    chosen = name or default_name(inputs.split, gates, on, target)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", chosen):
+        raise CgateError(
+            f"{chosen!r} cannot name a run; allowed are letters, digits, '.', '_' and '-'"
+        )
+    machine = target or find_target(bundle.plan.target)
+    built = build(folder, machine, on=on, io=io, progress=progress)
+    extra = {} if timeout_s is None else {"timeout_s": timeout_s}
+    results = runner.run(
+        built, to_input(inputs.images), gates=gates, jobs=jobs, progress=progress, **extra
+    )
+    trace = make_trace(
+        bundle,
+        built,
+        results,
+        gates=gates,
+        data=inputs.data,
+        split=inputs.split,
+        images=inputs.indices.tolist(),
+        labels=inputs.labels.tolist(),
+    )
+    path = folder / "runs" / chosen / "trace.json"
+    write_trace(path, trace)
+    return trace, path

@@ -1,0 +1,98 @@
+"""Which images a bundle is run on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cgate.core.data import load_dataset
+from cgate.core.errors import CgateError
+from cgate.core.plan import Plan
+
+# What tells data sets apart without loading them: shape of an image and number of classes.
+KNOWN = {
+    "digits": ((8, 8, 1), 10),
+    "cifar10": ((32, 32, 3), 10),
+    "cifar100": ((32, 32, 3), 100),
+}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Images of one split.
+
+    Args:
+        indices: places in the split [n].
+        images: uint8 [n, H, W, C].
+        labels: true classes [n].
+        available: size of the whole split.
+    """
+
+    data: str
+    split: str
+    indices: NDArray[np.int64]
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    available: int
+
+
+def guess_data(plan: Plan) -> str:
+    """The data set with the network's input shape and number of classes.
+
+    Raises:
+        CgateError: no known data set has them.
+    """
+    shape, classes = plan.network.input_shape, plan.network.classes
+    for name, known in KNOWN.items():
+        if known == (shape, classes):
+            return name
+    raise CgateError(
+        f"no known data set has images of {_shape(shape)} in {classes} classes; known are "
+        + ", ".join(f"{name} ({_shape(s)}, {c} classes)" for name, (s, c) in KNOWN.items()),
+        "choose one with --data NAME",
+    )
+
+
+def _shape(shape: tuple[int, int, int]) -> str:
+    return "x".join(str(size) for size in shape)
+
+
+def load_inputs(
+    plan: Plan,
+    data: str | None = None,
+    *,
+    data_dir: Path | None = None,
+    split: str = "test",
+    limit: int | None = None,
+) -> Inputs:
+    """The first `limit` images of a split (None: all), checked against the network.
+
+    Args:
+        data: name of the data set; None takes the one that fits the network.
+
+    Raises:
+        CgateError: the data set is unknown, not found, or does not fit the network.
+    """
+    name = data or guess_data(plan)
+    dataset = load_dataset(name, data_dir)
+    network = plan.network
+    if dataset.input_shape != network.input_shape or len(dataset.classes) != network.classes:
+        raise CgateError(
+            f"{name} has images of {_shape(dataset.input_shape)} in {len(dataset.classes)} "
+            f"classes, but {network.name} takes {_shape(network.input_shape)} "
+            f"and tells {network.classes} classes apart",
+            "leave --data out, or choose the data set that the network was trained on",
+        )
+    part = dataset.split(split)
+    count = len(part) if limit is None else min(limit, len(part))
+    return Inputs(
+        name,
+        split,
+        np.arange(count, dtype=np.int64),
+        part.images[:count],
+        part.labels[:count],
+        len(part),
+    )

@@ -1,0 +1,127 @@
+"""The look of the report: one accent, figures in columns, light and dark, phone and desk."""
+
+CSS = """
+:root {
+  color-scheme: light dark;
+  --page: #f7f6f3; --card: #ffffff; --text: #1d2126; --soft: #5d656e; --line: #e2e0da;
+  --track: #ebe9e4; --quiet: #a9afb6; --accent: #0d7377; --accent-text: #0b6367;
+  --on-accent: #ffffff; --good: #2b7a3f; --bad: #b3261e;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --page: #131619; --card: #1b1f24; --text: #e4e7ea; --soft: #9aa3ad; --line: #2c3238;
+    --track: #282e34; --quiet: #5f6974; --accent: #4db6ac; --accent-text: #6cc7be;
+    --on-accent: #0d1516; --good: #79c58b; --bad: #f2938c;
+  }
+}
+* { box-sizing: border-box; }
+html { -webkit-text-size-adjust: 100%; }
+body {
+  margin: 0; background: var(--page); color: var(--text);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
+}
+main { max-width: 62rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
+h1 { font-size: 1.75rem; line-height: 1.2; letter-spacing: -0.015em; margin: 0 0 .35rem; }
+h2 { font-size: 1.12rem; letter-spacing: -0.005em; margin: 0 0 .25rem; }
+h3 { font-size: .9rem; margin: 1.5rem 0 .6rem; }
+p { margin: 0 0 1rem; max-width: 48rem; }
+.soft, .note { color: var(--soft); }
+.note { font-size: .9rem; }
+header { margin-bottom: 1.75rem; }
+header p { margin: 0; }
+section {
+  background: var(--card); border: 1px solid var(--line); border-radius: 12px;
+  padding: 1.4rem 1.5rem 1.5rem; margin-top: 1.1rem;
+}
+.num, td.n, th.n, .tile b, .bar .v { font-variant-numeric: tabular-nums; }
+code, .mono { font: .86em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
+
+.tiles { display: grid; grid-template-columns: repeat(4, 1fr); gap: .9rem; }
+.tile {
+  background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 1rem 1.1rem;
+}
+.tile span { display: block; color: var(--soft); font-size: .84rem; line-height: 1.4; }
+.tile b {
+  display: block; font-size: 1.7rem; font-weight: 620; line-height: 1.25; letter-spacing: -.02em;
+}
+.tile.key b { color: var(--accent-text); }
+.tile.good b { color: var(--good); } .tile.bad b, .bad { color: var(--bad); }
+
+.bars { display: grid; gap: .5rem; }
+.bar {
+  display: grid; grid-template-columns: minmax(7.5rem, 12rem) 1fr 8.2rem; gap: .9rem;
+  align-items: center; font-size: .92rem;
+}
+.bar .v { text-align: right; white-space: nowrap; }
+.bar .v small { color: var(--soft); font-size: .86em; }
+.track { height: 10px; border-radius: 5px; background: var(--track); overflow: hidden; }
+.fill { height: 100%; border-radius: 5px; background: var(--accent); width: calc(var(--x) * 100%); }
+.fill.quiet { background: var(--quiet); }
+
+.scroll { overflow-x: auto; margin: 0 -.25rem; padding: 0 .25rem; }
+table { border-collapse: collapse; width: 100%; font-size: .88rem; }
+th { text-align: left; font-weight: 500; color: var(--soft); font-size: .82rem; }
+th, td { padding: .4rem .75rem .4rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
+tr:last-child > td, tr:last-child > th[scope=row] { border-bottom: 0; }
+th[scope=row] { color: var(--text); font-size: inherit; }
+td.n, th.n { text-align: right; }
+td:last-child, th:last-child { padding-right: 0; }
+.pair { min-width: 9rem; width: 22%; }
+.pair .track { height: 6px; margin: 2px 0; }
+
+dl { display: grid; grid-template-columns: 9.5rem 1fr; gap: .5rem 1rem; margin: 0; font-size: .9rem; }
+dt { font-weight: 500; } dd { margin: 0; color: var(--soft); max-width: 42rem; }
+
+.heat td { padding: 1px; border: 0; text-align: center; min-width: 2.9rem; }
+.heat td div {
+  padding: .32rem .2rem; border-radius: 4px; font-variant-numeric: tabular-nums; font-size: .8rem;
+  background: color-mix(in srgb, var(--accent) calc(var(--x) * 100%), var(--track));
+}
+.heat td div.hot { color: var(--on-accent); }
+.heat th { border: 0; padding: .2rem .7rem .2rem 0; }
+.heat thead th { text-align: center; padding-right: 0; }
+.heat thead th:first-child { text-align: left; }
+
+.hist svg { display: block; width: 100%; height: 9rem; }
+.hist rect { fill: var(--accent); }
+.hist .mean { stroke: var(--text); stroke-width: 1; vector-effect: non-scaling-stroke; }
+.hist .open { stroke: var(--quiet); stroke-width: 1.5; stroke-dasharray: 4 3;
+  vector-effect: non-scaling-stroke; }
+.axis {
+  display: flex; justify-content: space-between; border-top: 1px solid var(--line);
+  padding-top: .35rem; font-size: .8rem; color: var(--soft); font-variant-numeric: tabular-nums;
+}
+.key-line { font-size: .84rem; color: var(--soft); margin: .5rem 0 1.1rem; }
+.swatch { display: inline-block; width: .75em; height: .75em; border-radius: 2px;
+  background: var(--accent); margin-right: .35em; }
+.swatch.quiet { background: var(--quiet); }
+.dash { display: inline-block; width: 1.1em; border-top: 2px dashed var(--quiet);
+  vertical-align: middle; margin: 0 .35em 0 .9em; }
+.rule { display: inline-block; width: 1.1em; border-top: 2px solid var(--text);
+  vertical-align: middle; margin: 0 .35em 0 0; }
+
+.cards { display: grid; grid-template-columns: repeat(6, 1fr); gap: .8rem; }
+.card { font-size: .82rem; line-height: 1.4; min-width: 0; }
+.card img {
+  display: block; width: 100%; aspect-ratio: 1; border-radius: 6px; image-rendering: pixelated;
+  border: 1px solid var(--line); margin-bottom: .4rem;
+}
+.card .num { white-space: nowrap; }
+.route { display: flex; flex-wrap: wrap; gap: 3px; margin-top: .3rem; }
+.route i { width: 11px; height: 11px; border-radius: 3px; border: 1.5px solid var(--quiet); }
+.route i.on { background: var(--accent); border-color: var(--accent); }
+footer { margin-top: 1.6rem; font-size: .84rem; color: var(--soft); overflow-wrap: anywhere; }
+
+@media (max-width: 46rem) {
+  main { padding: 1.5rem .9rem 3rem; }
+  .tiles { grid-template-columns: 1fr 1fr; gap: .7rem; }
+  .tile { padding: .85rem .9rem; }
+  .tile b { font-size: 1.4rem; }
+  section { padding: 1.1rem 1rem 1.15rem; }
+  .bar { grid-template-columns: 1fr auto; gap: .15rem .8rem; }
+  .bar .track { grid-column: 1 / -1; grid-row: 2; }
+  .cards { grid-template-columns: repeat(3, 1fr); }
+  dl { grid-template-columns: 1fr; gap: .1rem; } dd { margin-bottom: .6rem; }
+}
+@media print { body { background: #fff; } section, .tile { break-inside: avoid; } }
+"""

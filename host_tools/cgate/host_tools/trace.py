@@ -1,0 +1,224 @@
+"""The record of a run: what every image did and what it cost (SPEC.md, section 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cgate.core.errors import CgateError
+from cgate.core.files import json_text, read_json, write_text
+from cgate.core.plan import Bundle, Plan
+from cgate.host_tools.build import Build
+from cgate.host_tools.runner import Result
+
+SCHEMA = 1
+RUNNERS = ("qemu", "host")
+GATES = ("learned", "open", "shut")
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """Executed instructions.
+
+    Args:
+        units: [image][unit], 0 where a unit did not run.
+        total: [image], a whole inference.
+    """
+
+    units: list[list[int]]
+    total: list[int]
+
+
+@dataclass(frozen=True)
+class Binary:
+    """Bytes of flash and of RAM (buffers, arena and reserved stack), and the bound on stack use."""
+
+    flash: int
+    ram: int
+    stack: int
+
+
+@dataclass(frozen=True)
+class Trace:
+    """SPEC.md, section 8, explains the fields. Lists have a row per image.
+
+    Args:
+        instructions: None on the host, where they are not counted.
+        binary: None on the host, whose program says nothing about a microcontroller.
+    """
+
+    plan_sha256: str
+    target: str
+    runner: str
+    gates: str
+    data: str
+    split: str
+    images: list[int]
+    labels: list[int]
+    units: list[str]
+    gated: list[str]
+    logits: list[list[int]]
+    classes: list[int]
+    decisions: list[list[int]]
+    ran: list[list[int]]
+    instructions: Instructions | None
+    binary: Binary | None
+
+
+def ran_units(plan: Plan, decisions: NDArray[np.uint8], gates: str) -> NDArray[np.uint8]:
+    """Which units run, by the plan's conditions.
+
+    Args:
+        decisions: uint8 [n, gates], what the gates themselves said.
+        gates: "learned", or "open" or "shut" for all.
+
+    Returns:
+        uint8 [n, units], 1 where the unit ran.
+    """
+    opened = (
+        decisions.astype(bool) if gates == "learned" else np.full(decisions.shape, gates == "open")
+    )
+    place = {unit.name: i for i, unit in enumerate(plan.gates)}
+    ran = np.ones((len(decisions), len(plan.units)), np.uint8)
+    for unit in plan.units:
+        if unit.condition is not None:
+            ran[:, unit.index] = opened[:, place[unit.condition]]
+    return ran
+
+
+def make_trace(
+    bundle: Bundle,
+    build: Build,
+    results: Sequence[Result],
+    *,
+    gates: str,
+    data: str,
+    split: str,
+    images: Sequence[int],
+    labels: Sequence[int],
+) -> Trace:
+    """Put a run together.
+
+    Args:
+        results: one per image, from `runner.run` without `show`.
+        gates: what `runner.run` was given.
+        images: indices into the split.
+        labels: true classes.
+
+    Raises:
+        CgateError: the instructions counted contradict the gates' decisions.
+    """
+    plan = bundle.plan
+    decisions = np.array([r.decisions for r in results], np.uint8).reshape(-1, len(plan.gates))
+    ran = ran_units(plan, decisions, gates)
+    instructions = None
+    if build.on == "qemu":
+        units = np.array([r.instructions for r in results], np.int64).reshape(ran.shape)
+        if ((units > 0) != ran.astype(bool)).any():
+            image, unit = np.argwhere((units > 0) != ran.astype(bool))[0]
+            raise CgateError(
+                f"image {images[image]}: unit {plan.units[unit].name} "
+                f"{'ran' if units[image, unit] else 'did not run'} against its gate's decision",
+                "export and build the bundle again",
+            )
+        instructions = Instructions(units.tolist(), [int(r.total or 0) for r in results])
+    binary = None
+    if build.flash is not None and build.ram is not None and build.stack is not None:
+        binary = Binary(build.flash, build.ram, build.stack)
+    return Trace(
+        bundle.sha256,
+        plan.target if build.target is None else build.target.name,
+        build.on,
+        gates,
+        data,
+        split,
+        [int(i) for i in images],
+        [int(label) for label in labels],
+        [unit.name for unit in plan.units],
+        [unit.name for unit in plan.gates],
+        [r.logits.tolist() for r in results],
+        [r.label for r in results],
+        decisions.tolist(),
+        ran.tolist(),
+        instructions,
+        binary,
+    )
+
+
+def write_trace(path: Path, trace: Trace) -> None:
+    """Write trace.json, a line per field, so that it stays readable at 10,000 images."""
+    value = {"schema": SCHEMA, **asdict(trace)}
+    lines = [f"{json_text(key).strip()}: {_compact(item)}" for key, item in value.items()]
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def _compact(value: Any) -> str:
+    import json
+
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def read_trace(path: Path) -> Trace:
+    """Read and check trace.json.
+
+    Raises:
+        CgateError: it is missing, no JSON, of another schema, or its columns do not fit.
+    """
+    value = read_json(path, "the trace")
+    hint = "run `cgate run` again"
+    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+        raise CgateError(f"{path}: schema is not {SCHEMA}", hint)
+    names = [field.name for field in fields(Trace)]
+    if set(value) != {"schema", *names}:
+        odd = sorted(set(value) ^ {"schema", *names})
+        raise CgateError(f"{path}: field {odd[0]!r} is missing or unknown", hint)
+    del value["schema"]
+    try:
+        if value["instructions"] is not None:
+            value["instructions"] = Instructions(**value["instructions"])
+        if value["binary"] is not None:
+            value["binary"] = Binary(**value["binary"])
+        trace = Trace(**value)
+        _check(trace)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CgateError(f"{path}: {error}", hint) from error
+    return trace
+
+
+def _check(trace: Trace) -> None:
+    """ValueError where a column has a wrong shape or range."""
+    count = len(trace.images)
+    if trace.runner not in RUNNERS or trace.gates not in GATES:
+        raise ValueError(f"runner {trace.runner!r}, gates {trace.gates!r}")
+    counted = trace.instructions
+    if (counted is not None) != (trace.runner == "qemu"):
+        raise ValueError("instructions belong to runs under qemu, and only to them")
+    for name, column, shape, low, high in (
+        ("images", trace.images, (count,), 0, None),
+        ("labels", trace.labels, (count,), 0, None),
+        ("classes", trace.classes, (count,), 0, None),
+        ("logits", trace.logits, (count, None), -128, 127),
+        ("decisions", trace.decisions, (count, len(trace.gated)), 0, 1),
+        ("ran", trace.ran, (count, len(trace.units)), 0, 1),
+        ("instructions.units", counted and counted.units, (count, len(trace.units)), 0, None),
+        ("instructions.total", counted and counted.total, (count,), 0, None),
+    ):
+        if column is None:
+            continue
+        array = np.array(column)
+        if array.size == 0:
+            array = array.astype(np.int64)
+            if count == 0 or shape[-1] == 0:
+                array = array.reshape([n or 0 for n in shape])
+        fits = array.ndim == len(shape) and all(
+            wanted is None or n == wanted for n, wanted in zip(array.shape, shape, strict=True)
+        )
+        if not fits or array.dtype != np.int64:
+            raise ValueError(f"{name} should be whole numbers of shape {shape}")
+        if array.size and (array.min() < low or (high is not None and array.max() > high)):
+            raise ValueError(f"{name} has a value out of range")

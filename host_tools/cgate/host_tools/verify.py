@@ -1,0 +1,348 @@
+"""Bit for bit: numpy reference against TFLite's kernels, host C and the emulated target.
+
+Every route runs the whole network on its own intermediate results, so a difference in any unit
+or any gate decision shows; nothing is compared with a tolerance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cgate.core.errors import CgateError
+from cgate.core.plan import Bundle, ResidualAdd, Unit, load_bundle
+from cgate.core.progress import Progress, Silent
+from cgate.core.targets import Target, find_target
+from cgate.export import reference
+from cgate.export.emit_tflite import unit_file
+from cgate.export.golden import GoldenUnit
+from cgate.host_tools.build import build
+from cgate.host_tools.runner import Result, run
+
+Int8 = NDArray[np.int8]
+
+SCHEMA = 1
+VERIFICATION = "verify.json"
+ROUTES = ("tflite", "host", "qemu")
+PATTERNS = ("learned", "open")  # "open" runs every body on every image
+CHUNK = 100  # images at a time: bounds the memory for all intermediate results
+SHOWN = 5  # differing values that a report shows
+
+
+@dataclass(frozen=True)
+class UnitOutput:
+    """What one unit left: which of n images ran it, and the output of those, (m, size) int8."""
+
+    images: NDArray[np.int64]
+    values: Int8
+
+
+Outputs = Mapping[int, UnitOutput]
+"""Unit index -> what it left. A unit that ran on no image may be missing."""
+
+
+class Route(Protocol):
+    """A way to run the network, other than the reference."""
+
+    tool: str
+
+    def __call__(self, images: Int8, gates: str) -> Outputs:
+        """Run (n, H, W, C) int8 inputs with gates "learned", "open" or "shut"."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first unit in which a route differs from the reference.
+
+    Args:
+        gates: the gate pattern of the run.
+        image: index of the first image that differs.
+        why: "values" of the unit's output, or "ran": the unit ran on one side only.
+        count: differing int8 values in this unit.
+        first: (position in the output, expected, found) of the first few.
+    """
+
+    route: str
+    gates: str
+    unit: str
+    image: int
+    why: str
+    count: int
+    first: tuple[tuple[int, int, int], ...]
+
+    def lines(self) -> list[str]:
+        """For people."""
+        place = f"{self.route}: first difference in unit {self.unit}, image {self.image}, gates "
+        if self.why == "ran":
+            return [place + f"{self.gates}: the unit ran on one side only (a gate differs)"]
+        return [
+            place + f"{self.gates}: {self.count} values differ",
+            *(
+                f"  [{position}] reference {expected}, {self.route} {found}"
+                for position, expected, found in self.first
+            ),
+        ]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One route against the reference.
+
+    Args:
+        tool: what ran it, with its version.
+        values: int8 values compared, over all units and patterns.
+        decisions: gate decisions compared.
+        differing: values and decisions that differ.
+        difference: the first one, or None.
+    """
+
+    route: str
+    tool: str
+    values: int
+    decisions: int
+    differing: int
+    difference: Difference | None
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Result of `verify`; `images` were compared under each of `patterns`."""
+
+    plan_sha256: str
+    network: str
+    target: str
+    data: str
+    images: int
+    patterns: tuple[str, ...]
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def equal(self) -> bool:
+        """Whether no route differs anywhere."""
+        return all(each.differing == 0 for each in self.comparisons)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {"schema": SCHEMA, "equal": self.equal, **asdict(self)}
+
+    def lines(self) -> list[str]:
+        """For people: a line per route, the first difference of each, the verdict last."""
+        lines = [
+            f"{self.network} on {self.target}: {self.images} images of {self.data}, "
+            f"gates {' and '.join(self.patterns)}"
+        ]
+        for each in self.comparisons:
+            lines.append(
+                f"  {each.route:<7} {each.values:>12,} int8 values, {each.decisions:>7,} gate "
+                f"decisions: {each.differing} differ   ({each.tool})"
+            )
+            if each.difference is not None:
+                lines += [f"  {line}" for line in each.difference.lines()]
+        return [*lines, "EQUAL" if self.equal else "DIFFERENT"]
+
+
+class TfliteRoute:
+    """The unit files of a bundle, chained, under BUILTIN_REF of tflite-runtime."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._plan = bundle.plan
+        self._units: dict[int, GoldenUnit] = {}
+        for unit in bundle.plan.units:
+            path = bundle.folder / unit_file(unit)
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                raise CgateError(
+                    f"the bundle's unit file cannot be read: {path}: {error.strerror}",
+                    "export the checkpoint again",
+                ) from error
+            try:
+                self._units[unit.index] = GoldenUnit(content)
+            except (ValueError, RuntimeError) as error:
+                raise CgateError(
+                    f"{path} is no TFLite file that the interpreter accepts: {error}",
+                    "export the checkpoint again",
+                ) from error
+        self.tool = f"tflite-runtime {version('tflite-runtime')} BUILTIN_REF"
+
+    def __call__(self, images: Int8, gates: str) -> Outputs:
+        """See Route."""
+        force = reference.FORCE[gates]
+        everyone = np.arange(len(images))
+        values: dict[str, Int8] = {self._plan.input: images}
+        opened: dict[str, NDArray[np.bool_]] = {}
+        outputs: dict[int, UnitOutput] = {}
+        for unit in self._plan.units:
+            chosen = everyone
+            if unit.condition is not None:
+                chosen = everyone[opened[unit.condition]]
+                values[unit.output] = values[_stream(unit)].copy()
+            if len(chosen) == 0:
+                continue
+            results = self._units[unit.index]([values[name][chosen] for name in unit.inputs])
+            if unit.condition is None:
+                values[unit.output] = results[0]
+            else:
+                values[unit.output][chosen] = results[0]
+            if unit.role == "gate":
+                decided = results[1].reshape(-1)
+                opened[unit.name] = decided if force is None else np.full(len(images), force)
+            outputs[unit.index] = UnitOutput(chosen, results[0].reshape(len(chosen), -1))
+        return outputs
+
+
+def _stream(unit: Unit) -> str:
+    """The tensor that a conditional unit writes over."""
+    last = unit.ops[-1]
+    assert isinstance(last, ResidualAdd)
+    return last.stream
+
+
+class CompiledRoute:
+    """The generated C, on the host or under QEMU."""
+
+    def __init__(self, bundle: Bundle, target: Target, on: str, progress: Progress) -> None:
+        self._plan = bundle.plan
+        self._progress = progress
+        self._build = build(bundle.folder, target, on=on, progress=progress)
+        self.tool = f"QEMU {target.qemu_machine}" if on == "qemu" else "host C compiler"
+
+    def __call__(self, images: Int8, gates: str) -> Outputs:
+        """See Route."""
+        results = run(self._build, images, gates=gates, show=True, progress=self._progress)
+        return {
+            unit.index: UnitOutput(rows, np.stack([_shown(results[row], unit) for row in rows]))
+            for unit in self._plan.units
+            if len(rows := _rows(results, unit))
+        }
+
+
+def _rows(results: Sequence[Result], unit: Unit) -> NDArray[np.int64]:
+    rows = [row for row, result in enumerate(results) if unit.index in (result.outputs or {})]
+    return np.array(rows, np.int64)
+
+
+def _shown(result: Result, unit: Unit) -> Int8:
+    assert result.outputs is not None
+    return result.outputs[unit.index]
+
+
+def _reference(bundle: Bundle, images: Int8, gates: str) -> dict[int, UnitOutput]:
+    return {
+        step.unit.index: UnitOutput(step.images, step.output.reshape(len(step.images), -1))
+        for step in reference.trace(bundle.plan, bundle.weights, images, gates)
+    }
+
+
+class _Tally:
+    """Adds up one route's comparisons and keeps the first difference."""
+
+    def __init__(self, route: str) -> None:
+        self.route = route
+        self.values = self.decisions = self.differing = 0
+        self.difference: Difference | None = None
+
+    def compare(
+        self, bundle: Bundle, expected: Outputs, found: Outputs, gates: str, start: int
+    ) -> None:
+        """Compare one chunk whose first image has index `start`."""
+        nothing = UnitOutput(np.zeros(0, np.int64), np.zeros((0, 0), np.int8))
+        for unit in bundle.plan.units:
+            want = expected.get(unit.index, nothing)
+            got = found.get(unit.index, nothing)
+            self.values += want.values.size
+            missing = np.setxor1d(want.images, got.images)
+            if len(missing):
+                self.differing += len(missing)
+                self._first(Difference(
+                    self.route, gates, unit.name, start + int(missing[0]), "ran", len(missing), ()
+                ))  # fmt: skip
+                continue
+            differs = want.values != got.values
+            count = int(np.count_nonzero(differs))
+            if count:
+                self.differing += count
+                row = int(np.flatnonzero(differs.any(axis=1))[0])
+                places = np.flatnonzero(differs[row])[:SHOWN]
+                first = tuple(
+                    (int(place), int(want.values[row, place]), int(got.values[row, place]))
+                    for place in places
+                )
+                image = start + int(want.images[row])
+                self._first(Difference(self.route, gates, unit.name, image, "values", count, first))
+            if unit.role == "gate":
+                self.decisions += len(want.images)
+
+    def _first(self, difference: Difference) -> None:
+        self.difference = self.difference or difference
+
+
+def verify(
+    folder: Path,
+    images: NDArray[np.uint8],
+    *,
+    data: str,
+    target: Target | None = None,
+    on: Sequence[str] = ROUTES,
+    patterns: Sequence[str] = PATTERNS,
+    progress: Progress | None = None,
+) -> Verification:
+    """Compare every route with the reference, per unit and end to end.
+
+    Args:
+        folder: the bundle.
+        images: uint8 (n, H, W, C) of the network's shape.
+        data: name of the data set, for the report.
+        target: None takes the bundle's.
+        on: some of ROUTES.
+        patterns: gate patterns, keys of reference.FORCE.
+
+    Raises:
+        CgateError: the bundle is corrupt, a tool is missing, or a target fails.
+    """
+    progress = progress or Silent()
+    bundle = load_bundle(folder)
+    target = target or find_target(bundle.plan.target)
+    inputs = reference.to_input(images)
+    routes: dict[str, Route] = {}
+    for name in on:
+        routes[name] = (
+            TfliteRoute(bundle)
+            if name == "tflite"
+            else CompiledRoute(bundle, target, name, Silent())
+        )
+    tallies = {name: _Tally(name) for name in routes}
+    progress.start("verify", len(inputs) * len(patterns) * len(routes))
+    for gates in patterns:
+        for start in range(0, len(inputs), CHUNK):
+            chunk = inputs[start : start + CHUNK]
+            expected = _reference(bundle, chunk, gates)
+            for name, route in routes.items():
+                tallies[name].compare(bundle, expected, route(chunk, gates), gates, start)
+                progress.advance(len(chunk), f"{name}, gates {gates}")
+    comparisons = tuple(
+        Comparison(
+            name,
+            routes[name].tool,
+            tally.values,
+            tally.decisions,
+            tally.differing,
+            tally.difference,
+        )
+        for name, tally in tallies.items()
+    )
+    return Verification(
+        bundle.sha256,
+        bundle.plan.network.name,
+        target.name,
+        data,
+        len(inputs),
+        tuple(patterns),
+        comparisons,
+    )

@@ -1,0 +1,99 @@
+"""`verify` says EQUAL when everything is, and names the first unit that differs when not."""
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cgate.core.errors import CgateError
+from cgate.core.plan import load_bundle
+from cgate.core.targets import find_target
+from cgate.export.bundle import export_checkpoint
+from cgate.host_tools.verify import Verification, verify
+from synthetic import random_images, small_network, write_checkpoint
+
+NETWORK = small_network(gate_downsampling=True)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    checkpoint = write_checkpoint(folder / "checkpoint", NETWORK, seed=2)
+    export_checkpoint(checkpoint.folder, folder / "bundle", find_target("cortex-m4"))
+    return folder / "bundle"
+
+
+@pytest.fixture
+def bundle(exported: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported, tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="module")
+def images() -> NDArray[np.uint8]:
+    return random_images(NETWORK, 30, 7)
+
+
+def test_all_routes_are_equal(bundle: Path, images: NDArray[np.uint8]) -> None:
+    pytest.importorskip("tflite_runtime", reason="needs pip install 'cgate[golden]'")
+    result = verify(bundle, images, data="random", on=("tflite", "host"))
+    assert result.equal
+    assert result.lines()[-1] == "EQUAL"
+    units = load_bundle(bundle).plan.units
+    for each in result.comparisons:
+        assert each.values > len(images) * len(units)
+        assert each.decisions == 2 * len(images) * 3
+
+
+@pytest.mark.qemu
+def test_qemu_is_equal(bundle: Path, images: NDArray[np.uint8]) -> None:
+    assert verify(bundle, images, data="random", on=("qemu",)).equal
+
+
+def changed(bundle: Path, images: NDArray[np.uint8], table: str, value: int) -> Verification:
+    """Verify after the first number of a table in the generated code was replaced."""
+    source = bundle / "c/model.c"
+    pattern = rf"(model_{table}\[\d+\] = \{{\s+)-?\d+"
+    text, count = re.subn(pattern, rf"\g<1>{value}", source.read_text())
+    assert count == 1
+    source.write_text(text)
+    return verify(bundle, images, data="random", on=("host",))
+
+
+def test_one_wrong_bias_names_its_unit_and_values(bundle: Path, images: NDArray[np.uint8]) -> None:
+    bias = int(load_bundle(bundle).weights["s2b1.conv2.bias"][0])
+    result = changed(bundle, images, "s2b1_conv2_bias", bias + (5000 if bias < 0 else -5000))
+    assert not result.equal
+    difference = result.comparisons[0].difference
+    assert difference is not None
+    assert difference.unit == "s2b1.body"
+    assert difference.why == "values"
+    assert 1 <= len(difference.first) <= 5
+    for position, expected, found in difference.first:
+        assert position % 16 == 0  # channel 0 of 16
+        assert expected != found
+    text = "\n".join(result.lines())
+    assert "first difference in unit s2b1.body, image 0" in text
+    assert text.endswith("DIFFERENT")
+
+
+def test_a_wrong_gate_is_found_even_if_only_its_decision_differs(
+    bundle: Path, images: NDArray[np.uint8]
+) -> None:
+    result = changed(bundle, images, "s1b0_gate_fc2_bias", 1 << 22)
+    difference = result.comparisons[0].difference
+    assert difference is not None
+    assert difference.unit == "s1b0.gate"
+
+
+def test_a_damaged_unit_file_is_named(bundle: Path, images: NDArray[np.uint8]) -> None:
+    pytest.importorskip("tflite_runtime", reason="needs pip install 'cgate[golden]'")
+    path = bundle / "units/00_stem.tflite"
+    path.write_bytes(b"not a model")
+    with pytest.raises(CgateError, match="00_stem"):
+        verify(bundle, images, data="random", on=("tflite",))
+    path.unlink()
+    with pytest.raises(CgateError, match="00_stem"):
+        verify(bundle, images, data="random", on=("tflite",))

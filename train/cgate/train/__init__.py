@@ -1,0 +1,1 @@
+"""Training of gated networks with PyTorch. Importing this package alone does not load torch."""

@@ -1,0 +1,176 @@
+"""Activation ranges: what export needs to choose scales, taken on training images."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from cgate.core.checkpoint import CARD, PATTERNS, RANGES, SCHEMA, WEIGHTS, weight_shapes
+from cgate.core.data import Dataset, load_dataset
+from cgate.core.errors import CgateError
+from cgate.core.files import read_json, write_json
+from cgate.core.network import network_from_json
+from cgate.core.progress import Progress, Silent
+from cgate.train.gates import GatePolicy, all_open, at_random, learned
+from cgate.train.models import GatedResNet
+
+IMAGES = 1000
+TAIL = 1e-4
+"""The quantiles recorded are TAIL and 1 - TAIL."""
+
+_BATCH = 50
+
+
+class TailValues:
+    """Extremes and exact outer quantiles of a stream of values, in little memory.
+
+    Args:
+        most: upper bound of the number of values to come.
+    """
+
+    def __init__(self, most: int) -> None:
+        # A linear quantile reads the two sorted values around its position.
+        self._keep = int(TAIL * most) + 2
+        self._low = torch.empty(0)
+        self._high = torch.empty(0)
+        self._count = 0
+
+    def add(self, values: Tensor) -> None:
+        """Take in float32 values of any shape."""
+        values = values.flatten()
+        self._count += len(values)
+        self._low = -self._largest(-self._low, -values)
+        self._high = self._largest(self._high, values)
+
+    def _largest(self, kept: Tensor, values: Tensor) -> Tensor:
+        if len(kept) == self._keep:
+            # Few values beat the least of those kept, so sorting gets cheap after one batch.
+            values = values[values > kept[-1]]
+        merged = torch.cat([kept, values])
+        return merged.topk(min(self._keep, len(merged))).values
+
+    def _at(self, ordered: Tensor) -> float:
+        position = TAIL * (self._count - 1)
+        below = math.floor(position)
+        first = float(ordered[below])
+        second = float(ordered[min(below + 1, len(ordered) - 1)])
+        return first + (second - first) * (position - below)
+
+    def range(self) -> dict[str, float] | None:
+        """The fields of a range in ranges.json, or None if no value came."""
+        if self._count == 0:
+            return None
+        return {
+            "low": float(self._low[0]),
+            "high": float(self._high[0]),
+            "low_quantile": self._at(self._low),
+            "high_quantile": self._at(self._high),
+        }
+
+
+def _watch(model: GatedResNet, images: Tensor, policy: GatePolicy) -> dict[str, dict[str, float]]:
+    """Ranges of all tensors of `model` over `images` under one gate policy."""
+    tails: dict[str, TailValues] = {}
+
+    def observe(name: str, values: Tensor, ran: Tensor | None) -> None:
+        if name not in tails:
+            tails[name] = TailValues(len(images) * values[0].numel())
+        # A body that does not run on the device must not widen the scale there.
+        tails[name].add(values if ran is None else values[ran > 0])
+
+    with torch.inference_mode():
+        for batch in torch.split(images, _BATCH):
+            model(batch, policy, observe)
+    ranges = {name: tail.range() for name, tail in tails.items()}
+    return {name: values for name, values in ranges.items() if values is not None}
+
+
+def measure_ranges(model: GatedResNet, dataset: Dataset, seed: int) -> dict[str, Any]:
+    """The content of ranges.json for `model`.
+
+    Args:
+        model: moved to the CPU for this and put back in its place and mode.
+        dataset: up to IMAGES of its training images are drawn, not augmented.
+        seed: of the draw and of the random gate pattern.
+    """
+    device = next(model.parameters()).device
+    training = model.training
+    model.cpu().eval()
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randperm(len(dataset.train), generator=generator)[:IMAGES].sort().values
+    images = torch.from_numpy(dataset.train.images[drawn.numpy()])
+    policies = dict(zip(PATTERNS, (all_open, learned, at_random(generator)), strict=True))
+    tensors: dict[str, dict[str, dict[str, float]]] = {}
+    for pattern, policy in policies.items():
+        for name, values in _watch(model, images, policy).items():
+            tensors.setdefault(name, {})[pattern] = values
+    model.to(device).train(training)
+    return {
+        "schema": SCHEMA,
+        "data": dataset.name,
+        "images": len(images),
+        "seed": seed,
+        "tensors": tensors,
+    }
+
+
+def load_model(folder: Path) -> tuple[GatedResNet, dict[str, Any]]:
+    """The trained model and the card of a checkpoint folder, which may lack ranges.json.
+
+    Raises:
+        CgateError: a file is missing, damaged or does not match the network.
+    """
+    card = read_json(folder / CARD, "the checkpoint's card")
+    if not isinstance(card, dict) or card.get("schema") != SCHEMA:
+        raise CgateError(f"{folder / CARD} is no checkpoint card of schema {SCHEMA}")
+    model = GatedResNet(network_from_json(card.get("network"), f"{folder / CARD}: network"))
+    path = folder / WEIGHTS
+    try:
+        weights = load(path.read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise CgateError(f"cannot read {path}: {error}", "train the checkpoint again") from error
+    expected = weight_shapes(model.network)
+    if {name: tuple(value.shape) for name, value in weights.items()} != expected:
+        raise CgateError(f"{path} does not match the network in {CARD}")
+    model.load_state_dict(weights)
+    return model.eval(), card
+
+
+def calibrate(
+    folder: Path, data_dir: Path | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Measure the ranges of a checkpoint again and rewrite its ranges.json.
+
+    Args:
+        folder: a checkpoint that `train` finished.
+        data_dir: where its data set lies, see `cgate.core.data.find_data`.
+
+    Returns:
+        The content of ranges.json.
+
+    Raises:
+        CgateError: the checkpoint or the data cannot be read, or the data is not what the
+            checkpoint was trained on.
+    """
+    model, card = load_model(folder)
+    data = card.get("data")
+    if not isinstance(data, dict) or not isinstance(data.get("name"), str):
+        raise CgateError(f"{folder / CARD} names no data set")
+    dataset = load_dataset(data["name"], data_dir)
+    if data.get("md5") != dataset.md5:
+        raise CgateError(
+            f"{folder} was trained on {dataset.name} with md5 {data.get('md5')}, "
+            f"the data found has {dataset.md5}",
+            "calibrate with the data that the checkpoint was trained on",
+        )
+    (progress or Silent()).message(f"measuring ranges on {dataset.name}")
+    seed = card.get("seed")
+    ranges = measure_ranges(model, dataset, seed if isinstance(seed, int) else 0)
+    write_json(folder / RANGES, ranges)
+    return ranges

@@ -116,12 +116,16 @@ static void on_marker(unsigned int cpu, void *context) {
     }
 }
 
-/* The last byte of a marker instruction, or 0. Thumb: two little-endian halfwords. */
+/*
+ * The last byte of a marker instruction, or 0. Thumb: two little-endian halfwords. The size may be
+ * more than 4, because QEMU peeks at what follows the last instruction before the end of a page and
+ * then reports those bytes too.
+ */
 static uint8_t hint_of(const struct qemu_plugin_insn *instruction) {
     static const uint8_t hint[3] = {0xaf, 0xf3};
     const uint8_t *bytes = qemu_plugin_insn_data(instruction);
-    if (qemu_plugin_insn_size(instruction) != 4 || memcmp(bytes, hint, 2) != 0 ||
-        bytes[3] != 0x80 || bytes[2] < 0x80 || bytes[2] > 0xdf) {
+    if (qemu_plugin_insn_size(instruction) < 4 || memcmp(bytes, hint, 2) != 0 || bytes[3] != 0x80 ||
+        bytes[2] < 0x80 || bytes[2] > 0xdf) {
         return 0;
     }
     return bytes[2];

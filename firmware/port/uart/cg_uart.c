@@ -4,6 +4,8 @@
 
 void cg_port_open(void) {
     cg_uart_open();
+    /* Whoever started this program may send from now on. */
+    cg_port_text("cgate ready\n");
 }
 
 size_t cg_port_read(void *data, size_t size) {

@@ -150,7 +150,8 @@ def sources(bundle: Path, io: str, uart: str = "") -> tuple[Path, ...]:
     return (*files, core / "cg_semihosting.c")
 
 
-def _target_link_flags(target: Target) -> tuple[str, ...]:
+def target_link_flags(target: Target) -> tuple[str, ...]:
+    """What lays a program out in the target's memories."""
     numbers = {
         "CG_FLASH_ORIGIN": target.flash.origin,
         "CG_FLASH_SIZE": target.flash.size,
@@ -182,7 +183,7 @@ def _recipe(bundle: Path, target: Target | None, io: str) -> _Recipe:
         version(ARM_GCC),
         sources(bundle, io, target.uart),
         (*target.cflags, *flags, *ARM_FLAGS, *(uart if io == "uart" else ())),
-        (*target.cflags, *_target_link_flags(target)),
+        (*target.cflags, *target_link_flags(target)),
     )
 
 

@@ -126,7 +126,8 @@ class Group(click.Group):
     command_class = Command
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, no_args_is_help=False, **kwargs)
+        super().__init__(*args, **kwargs)
+        self.no_args_is_help = False  # "Missing command" is an error like any other
         self.params.extend(_common_options())
 
     def resolve_command(
@@ -208,7 +209,7 @@ def _as_user_error(error: BaseException) -> CgateError:
             package = (error.name or "").split(".")[0]
             return CgateError(
                 f"this needs the Python package {package}, which is not installed",
-                f'pip install "cgate[{EXTRAS[package]}]", or `cgate doctor` for all that is missing',
+                f'pip install "cgate[{EXTRAS[package]}]"; `cgate doctor` lists all that is missing',
                 EXIT_TOOL_MISSING,
             )
         case OSError():

@@ -25,7 +25,9 @@ def stderr_console() -> Console:
 def wants_bar() -> bool:
     """Whether stderr is a terminal with somebody in front of it (not CI, not dumb)."""
     return (
-        sys.stderr.isatty() and not os.environ.get("CI") and os.environ.get("TERM", "dumb") != "dumb"
+        sys.stderr.isatty()
+        and not os.environ.get("CI")
+        and os.environ.get("TERM", "dumb") != "dumb"
     )
 
 

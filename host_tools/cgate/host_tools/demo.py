@@ -13,7 +13,6 @@ from cgate.core.files import write_json
 from cgate.core.plan import load_bundle
 from cgate.core.progress import Progress
 from cgate.core.targets import Target
-from cgate.host_tools.report import HTML, VERIFICATION
 
 
 @dataclass(frozen=True)
@@ -85,8 +84,8 @@ def demo(
     from cgate.host_tools.build import build
     from cgate.host_tools.evaluate import evaluate
     from cgate.host_tools.inputs import load_inputs
-    from cgate.host_tools.report import write_report
-    from cgate.host_tools.verify import verify
+    from cgate.host_tools.report import HTML, write_report
+    from cgate.host_tools.verify import VERIFICATION, verify
     from cgate.train.loop import train
     from cgate.train.recipes import find_recipe
 
@@ -110,11 +109,11 @@ def demo(
     chosen = limit or scale.images
     inputs = load_inputs(plan, data, data_dir=data_dir, limit=chosen)
     evaluate(folder, inputs, progress=progress)
-    opened = load_inputs(plan, data, data_dir=data_dir, limit=min(OPEN_IMAGES, chosen or OPEN_IMAGES))
-    evaluate(folder, opened, gates="open", progress=progress)
-    stages.done(
-        "run", f"{len(inputs.indices):,} of {inputs.available:,} test images under QEMU"
+    opened = load_inputs(
+        plan, data, data_dir=data_dir, limit=min(OPEN_IMAGES, chosen or OPEN_IMAGES)
     )
+    evaluate(folder, opened, gates="open", progress=progress)
+    stages.done("run", f"{len(inputs.indices):,} of {inputs.available:,} test images under QEMU")
     checked = verify(folder, inputs.images[:VERIFIED_IMAGES], data=data, progress=progress)
     write_json(folder / VERIFICATION, checked.to_json())
     if not checked.equal:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cgate.core.errors import CgateError
 from cgate.core.plan import load_bundle
-from cgate.core.progress import Progress
+from cgate.core.progress import Progress, Silent
 from cgate.core.targets import Target, find_target
 from cgate.export.reference import to_input
 from cgate.host_tools import runner
@@ -32,7 +32,7 @@ def evaluate(
     gates: str = "learned",
     name: str | None = None,
     jobs: int | None = None,
-    timeout_s: float | None = None,
+    timeout_s: float = 120.0,
     progress: Progress,
 ) -> tuple[Trace, Path]:
     """Run `inputs` on a bundle and write runs/<name>/trace.json.
@@ -45,7 +45,7 @@ def evaluate(
         gates: "learned", or "open" or "shut" for all.
         name: of the run; None makes one.
         jobs: processes side by side; None takes one per core.
-        timeout_s: seconds that an image may take; None takes the runner's.
+        timeout_s: seconds that an image may take.
 
     Returns:
         The trace and its file.
@@ -60,10 +60,15 @@ def evaluate(
             f"{chosen!r} cannot name a run; allowed are letters, digits, '.', '_' and '-'"
         )
     machine = target or find_target(bundle.plan.target)
-    built = build(folder, machine, on=on, io=io, progress=progress)
-    extra = {} if timeout_s is None else {"timeout_s": timeout_s}
+    # A second at most, and nothing if it is built already: not worth a stage of its own.
+    built = build(folder, machine, on=on, io=io, progress=Silent())
     results = runner.run(
-        built, to_input(inputs.images), gates=gates, jobs=jobs, progress=progress, **extra
+        built,
+        to_input(inputs.images),
+        gates=gates,
+        jobs=jobs,
+        timeout_s=timeout_s,
+        progress=progress,
     )
     trace = make_trace(
         bundle,

@@ -21,11 +21,11 @@ from cgate.host_tools.inputs import load_inputs
 from cgate.host_tools.report_html import page
 from cgate.host_tools.summary import Numbers, Records, headline, records, spread
 from cgate.host_tools.trace import Trace, read_trace
+from cgate.host_tools.verify import VERIFICATION
 
 SCHEMA = 1
 HTML = "report.html"
 JSON = "report.json"
-VERIFICATION = "verify.json"
 BINS = 48
 EXAMPLES = 6
 

@@ -20,6 +20,8 @@ from cgate.host_tools.report_style import CSS
 Value = Mapping[str, Any]
 Pictures = Mapping[int, NDArray[np.uint8]]
 
+NONE = "&ndash;"  # stands where there is no figure
+
 
 def percent(share: float) -> str:
     """A share for people: 0.7312 -> "73.1 %"."""
@@ -85,9 +87,7 @@ def _header(value: Value) -> str:
 
 
 def _tile(name: str, number: str, note: str, kind: str = "") -> str:
-    return (
-        f'<div class="tile {kind}"><span>{name}</span><b>{number}</b><span>{note}</span></div>'
-    )
+    return f'<div class="tile {kind}"><span>{name}</span><b>{number}</b><span>{note}</span></div>'
 
 
 def _tiles(value: Value) -> str:
@@ -95,7 +95,7 @@ def _tiles(value: Value) -> str:
     tiles = [
         _tile(
             "Accuracy, int8",
-            percent(right["value"]),
+            f"{100 * right['value']:.2f} %",
             f"± {percent(right['standard_error'])}, n = {whole(right['images'])}",
         ),
         _tile(
@@ -114,10 +114,10 @@ def _tiles(value: Value) -> str:
             note = f"{percent(ratio)} of the network without gates; QEMU, not latency"
         tiles.append(_tile("Instructions, mean", big(counted["mean"]), note, "key"))
     else:
-        tiles.append(_tile("Instructions", "–", "not counted: this run was not under QEMU"))
+        tiles.append(_tile("Instructions", NONE, "not counted: this run was not under QEMU"))
     agreement = value["agreement"]
     if agreement is None:
-        tiles.append(_tile("Bit-exactness", "–", "not checked yet: <code>cgate verify</code>"))
+        tiles.append(_tile("Bit-exactness", NONE, "not checked yet: <code>cgate verify</code>"))
     else:
         equal = bool(agreement["equal"])
         tiles.append(
@@ -177,20 +177,31 @@ def _cost(value: Value) -> str:
     bars = [
         _bar("without gates", 1, f"{big(macs['dense'])} MAC", True),
         _bar(
-            "executed, mean", macs["share"], f"{big(executed['mean'])} <small>{percent(macs['share'])}</small>"
+            "executed, mean",
+            macs["share"],
+            f"{big(executed['mean'])} <small>{percent(macs['share'])}</small>",
         ),
     ]
     groups = [f"<h3>Multiply-accumulates</h3><div class='bars'>{''.join(bars)}</div>"]
     if counted is not None and counted["all_open"] is not None:
         opened = counted["all_open"]
         full = opened["mean"]
+        rest = opened["without_gates_mean"]
+        mean = counted["mean"]
         bars = [
             _bar("all gates open", 1, big(full), True),
-            _bar("the same minus gates", opened["without_gates_mean"] / full,
-                 f"{big(opened['without_gates_mean'])} <small>{percent(opened['without_gates_mean'] / full)}</small>", True),
-            _bar("as learned, mean", counted["mean"] / full,
-                 f"{big(counted['mean'])} <small>{percent(counted['mean'] / full)}</small>"),
-        ]  # fmt: skip
+            _bar(
+                "the same minus gates",
+                rest / full,
+                f"{big(rest)} <small>{percent(rest / full)}</small>",
+                True,
+            ),
+            _bar(
+                "as learned, mean",
+                mean / full,
+                f"{big(mean)} <small>{percent(mean / full)}</small>",
+            ),
+        ]
         groups.append(f"<h3>Instructions</h3><div class='bars'>{''.join(bars)}</div>")
     what = "Instructions" if value["cost"] == "instructions" else "MACs"
     return _section(
@@ -224,8 +235,14 @@ def _heat(value: Value) -> str:
 
 
 def _gates(value: Value) -> str:
+    constant = {0.0: " <small>never</small>", 1.0: " <small>always</small>"}
     bars = "".join(
-        _bar(escape(gate["block"]), gate["open"], percent(gate["open"])) for gate in value["gates"]
+        _bar(
+            escape(gate["block"]),
+            gate["open"],
+            percent(gate["open"]) + constant.get(gate["open"], ""),
+        )
+        for gate in value["gates"]
     )
     return _section(
         "Which blocks run",
@@ -254,19 +271,21 @@ def _units(value: Value) -> str:
 
     def track(share: float, quiet: bool) -> str:
         kind = "fill quiet" if quiet else "fill"
-        return (
-            f'<div class="track"><div class="{kind}" style="--x:{share / top:.4f}"></div></div>'
-        )
+        return f'<div class="track"><div class="{kind}" style="--x:{share / top:.4f}"></div></div>'
 
     rows = []
     for unit in value["units"]:
-        row = [f"{unit['index']:d}&ensp;{escape(unit['name'])}", percent(unit["ran"]), whole(unit["macs"])]
+        row = [
+            f'<span class="idx">{unit["index"]}</span>{escape(unit["name"])}',
+            percent(unit["ran"]),
+            whole(unit["macs"]),
+        ]
         bars = track(unit["macs_share"], True)
         if counted:
             instructions = unit["instructions"]
             known = instructions is not None
-            row.append(whole(instructions) if known else "–")
-            row.append(f"{instructions / unit['macs']:.2f}" if known and unit["macs"] else "–")
+            row.append(whole(instructions) if known else NONE)
+            row.append(f"{instructions / unit['macs']:.2f}" if known and unit["macs"] else NONE)
             bars += track(unit["instructions_share"], False)
         row += [bars, percent(unit["macs_share"])]
         row += [percent(unit["instructions_share"])] if counted else []
@@ -315,14 +334,12 @@ def _examples(value: Value, pictures: Pictures) -> str:
         answer = f"{escape(row['label'])}"
         if row["predicted"] != row["label"]:
             answer += f', <span class="bad">seen as {escape(row["predicted"])}</span>'
-        route = "".join(
-            f'<i class="{"on" if bit else "off"}" title="{escape(block)} {"open" if bit else "shut"}"></i>'
+        states = [
+            (f"{block} {'open' if bit else 'shut'}", "on" if bit else "off")
             for block, bit in zip(blocks, row["open"], strict=True)
-        )
-        words = ", ".join(
-            f"{block} {'open' if bit else 'shut'}"
-            for block, bit in zip(blocks, row["open"], strict=True)
-        )
+        ]
+        route = "".join(f'<i class="{kind}" title="{escape(text)}"></i>' for text, kind in states)
+        words = ", ".join(text for text, _ in states)
         return (
             f'<div class="card">{picture}<div>{answer} <span class="soft">no. {row["image"]}'
             f'</span></div><div class="num">{big(cost)} {unit}</div>'

@@ -32,9 +32,7 @@ def png(image: NDArray[np.uint8]) -> bytes:
     rows = np.zeros((height, 1 + width * channels), np.uint8)
     rows[:, 1:] = image.reshape(height, -1)
     pixels = zlib.compress(rows.tobytes(), 9)
-    return (
-        _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", pixels) + _chunk(b"IEND", b"")
-    )
+    return _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", pixels) + _chunk(b"IEND", b"")
 
 
 def png_uri(image: NDArray[np.uint8]) -> str:

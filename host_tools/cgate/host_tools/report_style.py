@@ -21,7 +21,8 @@ body {
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
 }
 main { max-width: 62rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
-h1 { font-size: 1.75rem; line-height: 1.2; letter-spacing: -0.015em; margin: 0 0 .35rem; }
+h1 { font-size: 1.75rem; line-height: 1.2; letter-spacing: -0.015em; margin: 0 0 .35rem;
+  text-wrap: balance; }
 h2 { font-size: 1.12rem; letter-spacing: -0.005em; margin: 0 0 .25rem; }
 h3 { font-size: .9rem; margin: 1.5rem 0 .6rem; }
 p { margin: 0 0 1rem; max-width: 48rem; }
@@ -63,13 +64,19 @@ table { border-collapse: collapse; width: 100%; font-size: .88rem; }
 th { text-align: left; font-weight: 500; color: var(--soft); font-size: .82rem; }
 th, td { padding: .4rem .75rem .4rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
 tr:last-child > td, tr:last-child > th[scope=row] { border-bottom: 0; }
-th[scope=row] { color: var(--text); font-size: inherit; }
+th[scope=row] {
+  color: var(--text); font-size: inherit; position: sticky; left: 0; background: var(--card);
+}
+.idx { display: inline-block; min-width: 1.4em; margin-right: .6em; text-align: right;
+  color: var(--soft); font-variant-numeric: tabular-nums; }
 td.n, th.n { text-align: right; }
 td:last-child, th:last-child { padding-right: 0; }
 .pair { min-width: 9rem; width: 22%; }
 .pair .track { height: 6px; margin: 2px 0; }
 
-dl { display: grid; grid-template-columns: 9.5rem 1fr; gap: .5rem 1rem; margin: 0; font-size: .9rem; }
+dl {
+  display: grid; grid-template-columns: 9.5rem 1fr; gap: .5rem 1rem; margin: 0; font-size: .9rem;
+}
 dt { font-weight: 500; } dd { margin: 0; color: var(--soft); max-width: 42rem; }
 
 .heat td { padding: 1px; border: 0; text-align: center; min-width: 2.9rem; }

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from cgate.core.errors import EXIT_TARGET_FAILED, EXIT_TOOL_MISSING, CgateError
 from cgate.core.progress import Progress, Silent
+from cgate.core.targets import Target
 from cgate.host_tools.build import Build
 from cgate.host_tools.plugin import INFERENCE, Counts, plugin_library, read_counts
 from cgate.host_tools.toolchain import ARM_ADDR2LINE, QEMU, find
@@ -45,7 +46,9 @@ START_TIMEOUT_S = 60.0
 """Seconds from starting a program to its first answer; generous, for machines under load."""
 
 FORCE = {"learned": 0, "open": 1, "shut": 2}
+COUNTS = "counts"
 _TICK_S = 0.1
+_UART_READY = b"cgate ready"
 _FAULT_END = b"cgate end"
 _FAULT = re.compile(r"cgate fault: (.*)\n(r0=[^\n]*)\n(cfsr=[^\n]*)\n")
 
@@ -70,6 +73,30 @@ class Result:
     instructions: NDArray[np.int64] | None
     total: int | None
     outputs: Mapping[int, NDArray[np.int8]] | None
+
+
+def qemu_command(target: Target, program: Path, io: str = "semihosting") -> list[str | Path]:
+    """The command that boots `program`; the plugin's log becomes `counts` in the working folder.
+
+    Args:
+        io: "semihosting", which uses `requests` and `replies` in the working folder, or "uart",
+            which is QEMU's stdin and stdout.
+
+    Raises:
+        CgateError: QEMU is missing, or has no such machine.
+    """
+    if not target.qemu_machine:
+        raise CgateError(
+            f"QEMU has no machine for {target.name}",
+            "run on one that has, such as --target cortex-m4",
+        )
+    # A comma in a path would begin the next option.
+    plugin = str(plugin_library()).replace(",", ",,")
+    command: list[str | Path] = [find(QEMU), "-M", target.qemu_machine, "-nodefaults"]
+    command += ["-display", "none", "-kernel", program, "-plugin", f"{plugin},out={COUNTS}"]
+    if io == "uart":
+        return [*command, "-chardev", "stdio,id=uart,signal=off", "-serial", "chardev:uart"]
+    return [*command, "-semihosting-config", "enable=on,target=native"]
 
 
 class _StoppedError(Exception):
@@ -108,7 +135,7 @@ class Session:
     def _start(self) -> None:
         folder = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="cgate-")))
         self._log = self._cleanup.enter_context((folder / "log").open("w+b"))
-        self._counts = folder / "counts"
+        self._counts = folder / COUNTS
         piped = self.build.io != "semihosting"
         if not piped:
             # Opened for both directions, so that neither end waits for the other to be there.
@@ -135,27 +162,7 @@ class Session:
         build = self.build
         if build.target is None:
             return [build.program]
-        if not build.target.qemu_machine:
-            raise CgateError(
-                f"QEMU has no machine for {build.target.name}",
-                "run on one that has, such as --target cortex-m4",
-            )
-        command: list[str | Path] = [
-            find(QEMU),
-            "-M",
-            build.target.qemu_machine,
-            "-nodefaults",
-            "-display",
-            "none",
-            "-kernel",
-            build.program,
-            "-plugin",
-            # A comma would begin the next option.
-            f"{str(plugin_library()).replace(',', ',,')},out=counts",
-        ]
-        if build.io == "uart":
-            return [*command, "-chardev", "stdio,id=uart,signal=off", "-serial", "chardev:uart"]
-        return [*command, "-semihosting-config", "enable=on,target=native"]
+        return qemu_command(build.target, build.program, build.io)
 
     def exchange(self, request: Frame, last: bytes, timeout_s: float) -> list[Frame]:
         """Send a request and collect the replies, up to one of type `last` or an error reply.
@@ -169,8 +176,11 @@ class Session:
         deadline = time.monotonic() + timeout_s
         with selectors.DefaultSelector() as selector:
             selector.register(self._from, selectors.EVENT_READ)
-            selector.register(self._to, selectors.EVENT_WRITE)
+            sending = False
             while True:
+                if not sending and self._ready():
+                    selector.register(self._to, selectors.EVENT_WRITE)
+                    sending = True
                 ended = self._process.poll() is not None
                 for key, _ in selector.select(0 if ended else _TICK_S):
                     if key.fd == self._to:
@@ -188,6 +198,10 @@ class Session:
                     raise _StoppedError
                 if time.monotonic() > deadline:
                     raise self._timeout(timeout_s)
+
+    def _ready(self) -> bool:
+        """Whether the program listens; a serial line loses what comes too early."""
+        return self.build.io != "uart" or _UART_READY in self._decoder.skipped
 
     def _write(self, data: memoryview) -> int:
         try:

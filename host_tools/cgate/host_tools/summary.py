@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,8 +120,12 @@ def headline(plan: Plan, trace: Trace) -> dict[str, Any]:
     }
 
 
-def headline_lines(value: dict[str, Any]) -> list[tuple[str, str]]:
-    """`headline` for people, as name and text."""
+def headline_lines(value: Mapping[str, Any], forced: bool = False) -> list[tuple[str, str]]:
+    """`headline` for people, as name and text.
+
+    Args:
+        forced: gates were not obeyed, so their rates are only what they said.
+    """
     right, macs, counted = value["accuracy"], value["macs"], value["instructions"]
     executed = macs["executed"]
     pairs = [
@@ -143,4 +148,5 @@ def headline_lines(value: dict[str, Any]) -> list[tuple[str, str]]:
                 f"p5 {counted['p5']:,}  p95 {counted['p95']:,}",
             )
         )
-    return pairs + [(f"{gate['name']} open", f"{gate['open']:.1%}") for gate in value["gates"]]
+    said = "said open" if forced else "open"
+    return pairs + [(f"{gate['name']} {said}", f"{gate['open']:.1%}") for gate in value["gates"]]

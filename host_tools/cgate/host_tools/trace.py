@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cgate.core.errors import CgateError
-from cgate.core.files import json_text, read_json, write_text
+from cgate.core.files import read_json, write_text
 from cgate.core.plan import Bundle, Plan
 from cgate.host_tools.build import Build
 from cgate.host_tools.runner import Result
@@ -151,16 +151,13 @@ def make_trace(
 
 
 def write_trace(path: Path, trace: Trace) -> None:
-    """Write trace.json, a line per field, so that it stays readable at 10,000 images."""
+    """Write trace.json, a field per line, so that it stays readable at 10,000 images."""
     value = {"schema": SCHEMA, **asdict(trace)}
-    lines = [f"{json_text(key).strip()}: {_compact(item)}" for key, item in value.items()]
+    lines = [
+        f'"{key}": {json.dumps(item, ensure_ascii=False, separators=(",", ":"))}'
+        for key, item in value.items()
+    ]
     write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
-
-
-def _compact(value: Any) -> str:
-    import json
-
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def read_trace(path: Path) -> Trace:
@@ -195,6 +192,12 @@ def _check(trace: Trace) -> None:
     count = len(trace.images)
     if trace.runner not in RUNNERS or trace.gates not in GATES:
         raise ValueError(f"runner {trace.runner!r}, gates {trace.gates!r}")
+    texts = (trace.plan_sha256, trace.target, trace.data, trace.split, *trace.units, *trace.gated)
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("a name is no text")
+    binary = trace.binary
+    if binary is not None and not all(type(n) is int for n in asdict(binary).values()):
+        raise ValueError("binary should be whole numbers")
     counted = trace.instructions
     if (counted is not None) != (trace.runner == "qemu"):
         raise ValueError("instructions belong to runs under qemu, and only to them")
@@ -208,17 +211,22 @@ def _check(trace: Trace) -> None:
         ("instructions.units", counted and counted.units, (count, len(trace.units)), 0, None),
         ("instructions.total", counted and counted.total, (count,), 0, None),
     ):
-        if column is None:
-            continue
-        array = np.array(column)
-        if array.size == 0:
-            array = array.astype(np.int64)
-            if count == 0 or shape[-1] == 0:
-                array = array.reshape([n or 0 for n in shape])
-        fits = array.ndim == len(shape) and all(
-            wanted is None or n == wanted for n, wanted in zip(array.shape, shape, strict=True)
-        )
-        if not fits or array.dtype != np.int64:
-            raise ValueError(f"{name} should be whole numbers of shape {shape}")
-        if array.size and (array.min() < low or (high is not None and array.max() > high)):
-            raise ValueError(f"{name} has a value out of range")
+        if column is not None:
+            _check_column(name, column, shape, low, high)
+
+
+def _check_column(
+    name: str, column: object, shape: tuple[int | None, ...], low: int, high: int | None
+) -> None:
+    """ValueError unless `column` is whole numbers in low..high; None in `shape` is any size."""
+    array = np.array(column)  # a ragged list raises ValueError
+    if array.size == 0:
+        # An empty list has no type, and says nothing about the sizes of the rows it has not.
+        array = np.zeros([n or 0 for n in shape], np.int64) if 0 in shape else array
+    fits = array.ndim == len(shape) and all(
+        wanted is None or n == wanted for n, wanted in zip(array.shape, shape, strict=True)
+    )
+    if not fits or array.dtype != np.int64:
+        raise ValueError(f"{name} should be whole numbers of shape {shape}")
+    if array.size and (array.min() < low or (high is not None and array.max() > high)):
+        raise ValueError(f"{name} has a value out of range")

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from cgate.core.network import UnitMacs
 
@@ -55,8 +54,15 @@ def consistency(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     Returns:
         A scalar, float32.
     """
-    cosines = [
-        functional.cosine_similarity(opened.float().flatten(1), actual.float().flatten(1)).mean()
-        for opened, actual in pairs
-    ]
+    cosines = []
+    for pair in pairs:
+        # In NHWC order the maps flatten without a copy, as they are channels_last.
+        opened, actual = (values.permute(0, 2, 3, 1).flatten(1).float() for values in pair)
+        product, opened_square, actual_square = (
+            torch.linalg.vecdot(left, right)
+            for left, right in ((opened, actual), (opened, opened), (actual, actual))
+        )
+        # An image whose maps are all zero has no angle; the clamp keeps its gradient finite.
+        norms = (opened_square * actual_square).clamp(min=1e-12).sqrt()
+        cosines.append((product / norms).mean())
     return 1 - torch.stack(cosines).mean()

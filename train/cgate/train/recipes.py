@@ -60,7 +60,7 @@ class Recipe:
     gate: Gate | None = field(default_factory=Gate)
     gate_downsampling: bool = False
     gate_bias: float = 2.0
-    gate_lr: float = 5e-3
+    gate_lr: float = 2e-3
     cost_weight: float = 10.0
     warmup: float = 0.25
     consistency: float = 0.0
@@ -140,6 +140,8 @@ RECIPES: dict[str, Recipe] = {
             "digits",
             14,
             epochs=40,
+            weight_decay=5e-3,
+            consistency=0.1,
             batch=64,
             lr=0.1,
             tau=0.70,
@@ -147,7 +149,7 @@ RECIPES: dict[str, Recipe] = {
             flip=False,
             dtype="float32",
         ),
-        Recipe("demo-cifar10", "cifar10", 8, epochs=6, batch=256, lr=0.4, tau=0.70),
+        Recipe("demo-cifar10", "cifar10", 14, epochs=4, batch=256, lr=0.4, tau=0.70),
         _cosinegate("aggressive", 0.60),
         _cosinegate("balanced", 0.70),
         _cosinegate("conservative", 0.72),

@@ -17,13 +17,18 @@ from cgate.host_tools.console import facts
     epilog=examples("cgate demo", "cgate demo --data cifar10 --target netduinoplus2"),
 )
 @click.option(
-    "--data", type=click.Choice(["digits", "cifar10"]), default="digits", show_default=True,
+    "--data",
+    type=click.Choice(["digits", "cifar10"]),
+    default="digits",
+    show_default=True,
     help="digits comes with scikit-learn; cifar10 see `cgate data`.",
 )
 @click.option("--out", type=FOLDER, metavar="FOLDER", help="Default: runs/demo-DATA.")
 @target_option("Board or core, see `cgate targets`.", default="cortex-m4")
 @click.option(
-    "--limit", type=click.IntRange(2), metavar="N",
+    "--limit",
+    type=click.IntRange(2),
+    metavar="N",
     help="Test images under QEMU. Default: all of digits, 500 of cifar10.",
 )
 @click.option("--epochs", type=click.IntRange(1), metavar="N", help="Instead of the recipe's.")

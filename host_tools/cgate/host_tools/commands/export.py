@@ -23,9 +23,23 @@ from cgate.host_tools.commands.options import FOLDER, target_option
 @click.option("--checkpoint", type=FOLDER, metavar="FOLDER", help="Another way to give SOURCE.")
 @target_option("Board or core, see `cgate targets`.", default="cortex-m4")
 @click.option("--out", required=True, type=FOLDER, metavar="FOLDER", help="Bundle folder to write.")
-@click.option("--name", default="model", show_default=True, metavar="NAME", help="Prefix of the generated C.")
-@click.option("--threshold", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=THRESHOLD, show_default=True, help="A gate is open where its sigmoid is above this.")
-@click.option("--ranges", type=click.Choice(["minmax", "quantile"]), default="minmax", show_default=True, help="Which observed ranges give the scales.")
+@click.option(
+    "--name", default="model", show_default=True, metavar="NAME", help="Prefix of the generated C."
+)
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=THRESHOLD,
+    show_default=True,
+    help="A gate is open where its sigmoid is above this.",
+)
+@click.option(
+    "--ranges",
+    type=click.Choice(["minmax", "quantile"]),
+    default="minmax",
+    show_default=True,
+    help="Which observed ranges give the scales.",
+)
 def command(
     source: Path | None,
     checkpoint: Path | None,

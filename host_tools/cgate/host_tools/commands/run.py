@@ -35,13 +35,20 @@ from cgate.host_tools.console import facts
 @io_option
 @limit_option
 @click.option(
-    "--gates", type=click.Choice(["learned", "open", "shut"]), default="learned",
-    show_default=True, help="Let gates decide, or force them all.",
+    "--gates",
+    type=click.Choice(["learned", "open", "shut"]),
+    default="learned",
+    show_default=True,
+    help="Let gates decide, or force them all.",
 )
 @click.option("--name", metavar="NAME", help="Folder under runs/. Default: made from the options.")
 @jobs_option
 @click.option(
-    "--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    default=120.0,
+    show_default=True,
+    metavar="SECONDS",
     help="Longest time for one image.",
 )
 @data_options
@@ -54,7 +61,7 @@ def command(
     gates: str,
     name: str | None,
     jobs: int | None,
-    timeout: float | None,
+    timeout: float,
     data: str | None,
     data_dir: Path | None,
     split: str,
@@ -92,9 +99,10 @@ def command(
         **figures,
     }
     where = f"{trace.target} under QEMU" if on == "qemu" else "this machine"
+    part = f"{len(inputs.indices):,} of {inputs.available:,} {split} images of {inputs.data}"
     pairs = [
-        ("ran", f"{len(inputs.indices):,} of {inputs.available:,} {split} images of {inputs.data} on {where}"),
-        *headline_lines(figures),
+        ("ran", f"{part} on {where}"),
+        *headline_lines(figures, forced=gates != "learned"),
         ("trace", str(path)),
     ]
     return Outcome(value, facts(pairs))

@@ -18,7 +18,10 @@ def card_lines(card: Mapping[str, Any], out: Path) -> list[str]:
     accuracy, executed, dense = card["accuracy"], card["executed_macs"], card["dense_macs"]
     pairs = [
         ("checkpoint", str(out)),
-        ("network", f"{card['network']['name']} on {card['data']['name']}, {card['epochs']} epochs"),
+        (
+            "network",
+            f"{card['network']['name']} on {card['data']['name']}, {card['epochs']} epochs",
+        ),
         *(
             (f"{split} accuracy", f"{accuracy[split]:.2%} of {count:,} images (float32)")
             for split, count in accuracy["images"].items()
@@ -42,10 +45,20 @@ def card_lines(card: Mapping[str, Any], out: Path) -> list[str]:
         "cgate train --recipe balanced --out runs/balanced --data-dir data",
     ),
 )
-@click.option("--recipe", required=True, metavar="NAME", help="Named recipe; an unknown name lists all.")
-@click.option("--out", required=True, type=FOLDER, metavar="FOLDER", help="Checkpoint folder; training resumes if it holds a stopped run.")
+@click.option(
+    "--recipe", required=True, metavar="NAME", help="Named recipe; an unknown name lists all."
+)
+@click.option(
+    "--out",
+    required=True,
+    type=FOLDER,
+    metavar="FOLDER",
+    help="Checkpoint folder; training resumes if it holds a stopped run.",
+)
 @click.option("--epochs", type=click.IntRange(1), metavar="N", help="Instead of the recipe's.")
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="Use the first N training images only.")
+@click.option(
+    "--limit", type=click.IntRange(1), metavar="N", help="Use the first N training images only."
+)
 @data_dir_option
 def command(
     recipe: str, out: Path, epochs: int | None, limit: int | None, data_dir: Path | None

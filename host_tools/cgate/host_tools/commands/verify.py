@@ -25,7 +25,9 @@ from cgate.host_tools.commands.options import FOLDER, data_options, limit_option
 @target_option("Another machine than the bundle was exported for.")
 @limit_option
 @click.option(
-    "--on", multiple=True, type=click.Choice(["tflite", "host", "qemu"]),
+    "--on",
+    multiple=True,
+    type=click.Choice(["tflite", "host", "qemu"]),
     help="Compare this route only; may be repeated. Default: all.",
 )
 @data_options

@@ -89,7 +89,7 @@ def test_targets_and_io_do_not_share_a_folder(bundle: Path) -> None:
 def test_parallel_builds_of_one_bundle(bundle: Path) -> None:
     needs_host()
     with ThreadPoolExecutor(3) as pool:
-        builds = list(pool.map(lambda _: build(bundle, None, on="host"), range(3)))
+        builds = list(pool.map(lambda _: build(bundle, None, on="host"), range(6)))
     assert len(set(builds)) == 1
     assert builds[0].program.is_file()
 

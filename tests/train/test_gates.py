@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("torch", reason='pip install "cgate[train]"')
@@ -30,6 +30,7 @@ def test_the_cut_is_where_the_sigmoid_is_the_threshold() -> None:
     assert pytest.approx(-0.2007, abs=1e-4) == CUT
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=20), st.floats(0.1, 2))
 def test_without_noise_the_training_gate_is_the_deployed_gate(
     values: list[float], temperature: float

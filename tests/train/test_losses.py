@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("torch", reason='pip install "cgate[train]"')
@@ -24,6 +24,7 @@ def test_the_share_counts_what_always_runs_and_the_gates() -> None:
     assert opened.item() - shut.item() == pytest.approx(saved)
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=4, max_size=4))
 def test_the_share_is_the_mean_over_images(decisions: list[list[bool]]) -> None:
     names = [block.name for block in NETWORK.gated]

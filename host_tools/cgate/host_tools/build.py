@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -342,10 +344,11 @@ def build(
     folder = bundle / "build" / name
     program = folder / ("program" if target is None else "program.elf")
     progress.start(f"build for {name}", 1)
-    if not _is_current(folder, program, key):
-        _make(recipe, bundle, folder, program.name, target, key)
+    with _locked(bundle / "build" / f".{name}.lock"):
+        if not _is_current(folder, program, key):
+            _make(recipe, bundle, folder, program.name, target, key)
+        sizes = read_json(folder / BUILD_JSON, "the build's record")
     progress.advance()
-    sizes = read_json(folder / BUILD_JSON, "the build's record")
     return Build(
         folder,
         program,
@@ -358,6 +361,21 @@ def build(
         sizes["ram"],
         sizes["stack"],
     )
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Let one process at a time build into a folder; the others wait and then find it done."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("wb")
+    except OSError as error:
+        raise CgateError(
+            f"cannot write {path}: {error.strerror}", "choose a bundle in a folder you may write to"
+        ) from error
+    with stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def _is_current(folder: Path, program: Path, key: str) -> bool:

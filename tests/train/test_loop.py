@@ -1,6 +1,5 @@
 import csv
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from cgate.core.errors import EXIT_CHECK_FAILED, CgateError
 from cgate.core.network import network_macs
 from cgate.core.progress import Silent
 from cgate.train.evaluate import evaluate
+from cgate.train.gates import all_open, fixed
 from cgate.train.loop import one_cycle, train
 from cgate.train.ranges import load_model
 from cgate.train.recipes import Recipe
@@ -72,13 +72,24 @@ def test_the_card_tells_what_the_weights_do(trained: Path) -> None:
     assert card["dense_macs"] == network_macs(model.network).dense
     for block, rates in card["open_rates"].items():
         assert rates == {"all": test.open_rates[block], "by_class": test.by_class[block]}
+    validation = evaluate(model, digits.validation).open_rates
+    majority = fixed({block: rate > 0.5 for block, rate in validation.items()})
+    for control, policy in (("open", all_open), ("majority", majority)):
+        expected = evaluate(model, digits.test, policy)
+        assert card["controls"][control] == {
+            "accuracy": expected.accuracy,
+            "executed_macs": expected.executed_macs,
+        }
     assert card["controls"].keys() == {"open", "majority", "shuffled"}
 
 
-def test_the_log_has_a_row_per_epoch(trained: Path) -> None:
+def test_the_log_has_a_row_per_epoch(trained: Path, tiny: Recipe) -> None:
     with (trained / "log.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    # Four steps per epoch; the rate is that of the middle of the epoch's last step.
+    rates = [tiny.lr * one_cycle((4 * epoch - 0.5) / 12, tiny.rise) for epoch in (1, 2, 3)]
+    assert [float(row["lr"]) for row in rows] == pytest.approx(rates, abs=1e-6)
     accuracy = json.loads((trained / "card.json").read_text())["accuracy"]["validation"]
     assert float(rows[-1]["validation_accuracy"]) == pytest.approx(accuracy)
 
@@ -205,10 +216,11 @@ def test_the_learning_rate_rises_and_falls_linearly() -> None:
     np.testing.assert_allclose(rates, np.interp(done, [0, 0.25, 1], [0, 1, 0]), atol=1e-12)
 
 
-def test_the_callers_random_numbers_stay(tiny: Recipe, tmp_path: Path) -> None:
+def test_the_callers_random_numbers_and_threads_stay(tiny: Recipe, tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
     train(tiny, tmp_path, epochs=1, progress=Silent())
     assert torch.equal(torch.rand(3), expected)
-    assert math.isfinite(expected.sum())
+    assert torch.get_num_threads() == threads

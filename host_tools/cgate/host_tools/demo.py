@@ -28,7 +28,7 @@ class Scale:
     images: int | None
 
 
-# ResNet-8 on a CIFAR image takes tens of millions of instructions: QEMU gets some of the images.
+# A CIFAR image takes more than a hundred million instructions: QEMU gets some of the images.
 SCALES: Mapping[str, Scale] = {
     "digits": Scale("demo", None),
     "cifar10": Scale("demo-cifar10", 500),
@@ -74,7 +74,8 @@ def demo(
         epochs: of training, instead of the recipe's.
 
     Returns:
-        The content of report.json, and `html`: path of the page.
+        The content of report.json, `controls` of the checkpoint's card, and `html`: path of the
+        page.
 
     Raises:
         CgateError: what the steps raise; the parts are not bit-identical (1).
@@ -122,4 +123,4 @@ def demo(
     value = write_report(folder, data_dir=data_dir)
     page = folder / HTML
     stages.done("report", str(page))
-    return {**value, "html": str(page)}
+    return {**value, "controls": card["controls"], "html": str(page)}

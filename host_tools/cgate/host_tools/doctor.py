@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cgate.core.data import DATASETS, find_data
 from cgate.core.errors import CgateError
+from cgate.host_tools.toolchain import ARM_GCC, QEMU, TOOLS, Tool
 
 
 @dataclass(frozen=True)
@@ -98,61 +99,39 @@ def _output(command: list[str]) -> str:
     return done.stdout + done.stderr
 
 
-@dataclass(frozen=True)
-class _Tool:
-    """A program: what to run to learn its version, and what brings it on Debian and Ubuntu."""
-
-    name: str
-    purpose: str
-    package: str
-    required: bool
-    wanted: str = "any"
-    probe: tuple[str, ...] = ("--version",)
-    fits: Callable[[str], bool] = bool
-
-
-def _has_newlib(text: str) -> bool:
-    return Path(text.strip()).is_absolute()
-
-
-def _has_plugins(text: str) -> bool:
-    return "-plugin" in text
-
-
-TOOLS = (
-    _Tool("arm-none-eabi-gcc", "build", "gcc-arm-none-eabi", True),
-    _Tool("qemu-system-arm", "run, verify", "qemu-system-arm", True),
-    _Tool("cc", "build --on host, run", "gcc libc6-dev", True),
-    _Tool("clang-format", "make lint", "clang-format", False),
-    _Tool("chromium", "tests of the report", "chromium", False),
+OPTIONAL_TOOLS = (
+    Tool("clang-format", "clang-format", "run `make lint`"),
+    Tool("chromium", "chromium", "test the report in a browser"),
 )
-# Two properties of tools that are there: a C library to link, and a QEMU with plugin support.
-FEATURES = (
-    _Tool("newlib (Arm C library)", "build", "libnewlib-arm-none-eabi", True, "libc.a",
-          ("arm-none-eabi-gcc", "-print-file-name=libc.a"), _has_newlib),
-    _Tool("QEMU plugin support", "run (instruction counts)", "qemu-system-arm", True, "-plugin",
-          ("qemu-system-arm", "-help"), _has_plugins),
-)  # fmt: skip
 
 
-def _tool(tool: _Tool) -> Check:
+def _tool(tool: Tool, required: bool) -> Check:
     found = ""
     path = shutil.which(tool.name)
     if path is not None:
-        text = _output([path, *tool.probe])
-        match = re.search(r"\d+\.\d+(\.\d+)?", text)
+        match = re.search(r"\d+\.\d+(\.\d+)?", _output([path, "--version"]))
         found = match.group() if match else path
-    fix = f"sudo apt-get install {tool.package}"
-    return Check(tool.name, found, tool.wanted, tool.purpose, tool.required, bool(found), fix)
+    return Check(tool.name, found, "any", tool.purpose, required, bool(found), tool.install)
 
 
-def _feature(tool: _Tool) -> Check:
-    path = shutil.which(tool.probe[0])
-    fits = path is not None and tool.fits(_output([path, *tool.probe[1:]]))
-    fix = f"sudo apt-get install {tool.package}"
-    return Check(
-        tool.name, "yes" if fits else "", tool.wanted, tool.purpose, tool.required, fits, fix
-    )
+def _feature(name: str, tool: Tool, argument: str, present: Callable[[str], bool]) -> Check:
+    """A property of a tool: `present` decides on what the tool prints for `argument`."""
+    path = shutil.which(tool.name)
+    fits = path is not None and present(_output([path, argument]))
+    return Check(name, "yes" if fits else "", "yes", tool.purpose, True, fits, tool.install)
+
+
+def _features() -> list[Check]:
+    return [
+        # Without a library GCC prints the bare name back, with one its path.
+        _feature(
+            "newlib for Arm",
+            ARM_GCC,
+            "-print-file-name=libc.a",
+            lambda text: Path(text.strip()).is_absolute(),
+        ),
+        _feature("QEMU with plugins", QEMU, "-help", lambda text: "-plugin" in text),
+    ]
 
 
 def _data(name: str, data_dir: Path | None) -> Check:
@@ -185,7 +164,8 @@ def examine(data_dir: Path | None = None) -> list[Check]:
     return [
         python,
         *(_package(package) for package in PACKAGES),
-        *(_tool(tool) for tool in TOOLS),
-        *(_feature(tool) for tool in FEATURES),
+        *(_tool(tool, required=True) for tool in TOOLS),
+        *(_tool(tool, required=False) for tool in OPTIONAL_TOOLS),
+        *_features(),
         *(_data(name, data_dir) for name in DATASETS),
     ]

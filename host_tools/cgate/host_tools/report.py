@@ -5,6 +5,7 @@ This module collects the figures. `report_html` only lays them out, so the two f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +20,14 @@ from cgate.core.plan import Bundle, Plan, load_bundle
 from cgate.core.targets import Target, find_target
 from cgate.host_tools.inputs import load_inputs
 from cgate.host_tools.report_html import page
-from cgate.host_tools.summary import Numbers, Records, headline, records, spread
+from cgate.host_tools.summary import Numbers, Records, headline, records
 from cgate.host_tools.trace import Trace, read_trace
 from cgate.host_tools.verify import VERIFICATION
 
 SCHEMA = 1
 HTML = "report.html"
 JSON = "report.json"
-BINS = 48
+BINS = 60
 EXAMPLES = 6
 
 
@@ -91,10 +92,11 @@ def _all_open(plan: Plan, runs: Sequence[Run], chosen: Run) -> dict[str, Any] | 
     }
 
 
-def _histogram(values: Numbers) -> dict[str, Any]:
-    low, high = int(values.min()), int(values.max())
-    counts, _ = np.histogram(values, BINS, (low, max(high, low + 1)))
-    return {"low": low, "high": high, "counts": [int(n) for n in counts]}
+def _histogram(values: Numbers, full: float) -> dict[str, Any]:
+    """Images per range of cost. It begins at 0, so that a small spread looks small."""
+    high = max(int(values.max()), math.ceil(full), 1)
+    counts, _ = np.histogram(values, BINS, (0, high))
+    return {"high": high, "counts": [int(n) for n in counts]}
 
 
 def _units(plan: Plan, record: Records) -> list[dict[str, Any]]:
@@ -198,11 +200,14 @@ def collect(bundle: Bundle, runs: Sequence[Run], chosen: Run) -> dict[str, Any]:
     if agreement is not None and agreement.get("plan_sha256") != bundle.sha256:
         agreement = None
     figures = headline(plan, trace)
+    cost, full = record.macs, 0.0
     if record.total is not None:
+        opened = _all_open(plan, runs, chosen)
+        cost, full = record.total, opened["mean"] if opened else 0.0
         figures["instructions"] = {
-            **spread(record.total),
+            **figures["instructions"],
             "outside_units_mean": _outside(record),
-            "all_open": _all_open(plan, runs, chosen),
+            "all_open": opened,
         }
     return {
         "schema": SCHEMA,
@@ -226,7 +231,7 @@ def collect(bundle: Bundle, runs: Sequence[Run], chosen: Run) -> dict[str, Any]:
         },
         **figures,
         "cost": "macs" if record.total is None else "instructions",
-        "histogram": _histogram(record.macs if record.total is None else record.total),
+        "histogram": _histogram(cost, full),
         "memory": _memory(plan, trace, target),
         "class_names": list(plan.classes),
         "classes": _classes(plan, record),

@@ -96,7 +96,7 @@ def _tiles(value: Value) -> str:
         _tile(
             "Accuracy, int8",
             f"{100 * right['value']:.2f} %",
-            f"± {percent(right['standard_error'])}, n = {whole(right['images'])}",
+            f"± {100 * right['standard_error']:.2f} %, n = {whole(right['images'])}",
         ),
         _tile(
             "MACs executed",
@@ -132,25 +132,20 @@ def _tiles(value: Value) -> str:
 
 
 def _histogram(value: Value) -> str:
-    histogram = value["histogram"]
-    low, high, counts = histogram["low"], histogram["high"], histogram["counts"]
+    high, counts = value["histogram"]["high"], value["histogram"]["counts"]
     unit = value["cost"]
     stats = value["instructions"] if unit == "instructions" else value["macs"]["executed"]
     opened = value["instructions"]["all_open"] if unit == "instructions" else None
-    # The axis reaches to the all-open cost where that is known: what could have been spent.
-    right = max(high, opened["mean"]) if opened else high
-    span = max(right - low, 1)
-    width = (max(high, low + 1) - low) / span * 1000 / len(counts)
-    top = max(counts)
+    width, top = 1000 / len(counts), max(counts)
     bars = "".join(
-        f'<rect x="{i * width:.2f}" y="{100 - 98 * n / top:.2f}" width="{max(width - 1.5, 1):.2f}" '
+        f'<rect x="{i * width:.2f}" y="{100 - 98 * n / top:.2f}" width="{width - 1.5:.2f}" '
         f'height="{98 * n / top:.2f}"/>'
         for i, n in enumerate(counts)
         if n
     )
 
     def mark(place: float, kind: str) -> str:
-        x = min(max((place - low) / span * 1000, 1), 999)
+        x = min(1000 * place / high, 999)
         return f'<line class="{kind}" x1="{x:.2f}" x2="{x:.2f}" y1="0" y2="100"/>'
 
     lines = mark(stats["mean"], "mean") + (mark(opened["mean"], "open") if opened else "")
@@ -159,10 +154,10 @@ def _histogram(value: Value) -> str:
         key += f'<span class="dash"></span>all gates open {whole(opened["mean"])}'
     return (
         f'<div class="hist"><svg viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" '
-        f'aria-label="Histogram of {unit} per inference from {whole(low)} to {whole(high)}, '
-        f'mean {whole(stats["mean"])}">{bars}{lines}</svg>'
-        f'<div class="axis"><span>{big(low)}</span><span>{big(low + span / 2)}</span>'
-        f'<span>{big(right)}</span></div></div><p class="key-line">{key}</p>'
+        f'aria-label="Histogram of {unit} per inference, from {whole(stats["min"])} to '
+        f'{whole(stats["max"])}, mean {whole(stats["mean"])}">{bars}{lines}</svg>'
+        f'<div class="axis"><span>0</span><span>{big(high / 2)}</span>'
+        f'<span>{big(high)}</span></div></div><p class="key-line">{key}</p>'
     )
 
 

@@ -98,6 +98,8 @@ dt { font-weight: 500; } dd { margin: 0; color: var(--soft); max-width: 42rem; }
   display: flex; justify-content: space-between; border-top: 1px solid var(--line);
   padding-top: .35rem; font-size: .8rem; color: var(--soft); font-variant-numeric: tabular-nums;
 }
+.axis span { flex: 1; text-align: center; }
+.axis span:first-child { text-align: left; } .axis span:last-child { text-align: right; }
 .key-line { font-size: .84rem; color: var(--soft); margin: .5rem 0 1.1rem; }
 .swatch { display: inline-block; width: .75em; height: .75em; border-radius: 2px;
   background: var(--accent); margin-right: .35em; }

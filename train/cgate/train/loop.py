@@ -45,6 +45,7 @@ from cgate.train.resume import (
 
 LOG = "log.csv"
 SMALL_STEP_MACS = 1_000_000_000
+"""Forward MACs of a training step below which one thread is used."""
 
 
 def one_cycle(done: float, rise: float) -> float:
@@ -393,7 +394,7 @@ def _fit(run: _Run, out: Path, progress: Progress) -> None:
             warming = collapse == "open" and state.epoch <= recipe.warmup * recipe.epochs
             if collapse and collapse != before and not warming:
                 progress.message(
-                    f"all gates are {collapse} for every validation image: the network is static"
+                    f"all gates are {collapse} for every validation image, so none decides"
                 )
     except KeyboardInterrupt:
         progress.message(

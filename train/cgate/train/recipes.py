@@ -42,8 +42,6 @@ class Recipe:
         anneal: fraction over which the temperature falls and the gates' noise fades to none.
         seed: of the initial weights and, with the epoch, of all that is drawn.
         limit: train on the first so many images only; None for all.
-        threads: of the CPU; None for torch's choice. A small network is fastest on one, and
-            one thread gives the same bits on machines with any number of cores.
     """
 
     name: str
@@ -71,7 +69,6 @@ class Recipe:
     anneal: float = 0.6
     seed: int = 0
     limit: int | None = None
-    threads: int | None = None
 
     def __post_init__(self) -> None:
         """Check each value.
@@ -91,7 +88,6 @@ class Recipe:
         check("epochs", self.epochs >= 1, "1 or more")
         check("batch", self.batch >= 2, "2 or more")
         check("limit", self.limit is None or self.limit >= 1, "1 or more")
-        check("threads", self.threads is None or self.threads >= 1, "1 or more")
         check("shift", self.shift >= 0, "0 or more")
         check("tau", 0 < self.tau <= 1, "above 0, up to 1")
         check("seed", 0 <= self.seed < 1 << 32, "0 to 4294967295")
@@ -152,7 +148,6 @@ RECIPES: dict[str, Recipe] = {
             shift=1,
             flip=False,
             dtype="float32",
-            threads=1,
         ),
         Recipe("demo-cifar10", "cifar10", 14, epochs=4, batch=256, lr=0.4, tau=0.70),
         _cosinegate("aggressive", 0.60),

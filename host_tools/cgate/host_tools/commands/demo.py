@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -67,7 +68,18 @@ def command(
             f"{saved:.1%} of the instructions of the same network without gates "
             f"({opened['without_gates_mean']:,.0f})",
         ),
+        *_control(value),
         ("flash, RAM", f"{size_text(memory['flash'])}, {size_text(memory['ram'])}"),
         ("bit-exact", f"{value['agreement']['images']} images, every unit: equal"),
     ]
     return Outcome(value, [*facts(pairs), value["html"]])
+
+
+def _control(value: dict[str, Any]) -> list[tuple[str, str]]:
+    """The static network inside the gated one: the comparison that gates have to win."""
+    frozen = value["controls"].get("majority")
+    if frozen is None:
+        return []
+    share = frozen["executed_macs"] / value["macs"]["dense"]
+    text = f"{frozen['accuracy']:.2%} at {share:.1%} of the MACs if each gate is frozen (float)"
+    return [("control", text)]

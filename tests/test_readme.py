@@ -1,0 +1,86 @@
+"""README and results/ agree: figures are re-derived, commands exist, the C compiles."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from cgate.core.targets import find_target
+from cgate.export.bundle import export_checkpoint
+from cgate.host_tools.cli import cgate
+from click.testing import CliRunner
+from synthetic import small_network, write_checkpoint
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def demo_table() -> list[str]:
+    """The README's table of the demo, from the report and card in results/."""
+    folder = ROOT / "results/demo-digits"
+    report = json.loads((folder / "report.json").read_text())
+    card = json.loads((folder / "card.json").read_text())
+    accuracy, macs = report["accuracy"], report["macs"]
+    instructions = report["instructions"]
+    majority = card["controls"]["majority"]
+    opened = ", ".join(f"{gate['open']:.1%}" for gate in report["gates"])
+    values = sum(each["values"] for each in report["agreement"]["comparisons"])
+    saved = 1 - instructions["mean"] / instructions["all_open"]["without_gates_mean"]
+    memory = report["memory"]
+    return [
+        f"`make demo`, seed {card['seed']}, commit {card['commit'][:12]}, n = {report['images']} "
+        f"held-out digits, int8 on an emulated Cortex-M4 ({report['target']['name']}):",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| accuracy | {accuracy['value']:.1%} ± {accuracy['standard_error']:.1%} |",
+        f"| gates open | {opened} |",
+        f"| executed MACs, gates included | {macs['executed']['mean']:,.0f} of {macs['dense']:,} "
+        f"({macs['share']:.1%}) |",
+        f"| instructions per inference | {instructions['mean']:,.0f}, {saved:.1%} fewer than the "
+        f"same network without gates; 5 % to 95 %: {instructions['p5']:,} to "
+        f"{instructions['p95']:,} |",
+        f"| flash, RAM, stack | {memory['flash']:,} B, {memory['ram']:,} B, {memory['stack']} B |",
+        f"| reference = TFLite = host C = QEMU | {values:,} int8 values compared, "
+        f"{sum(each['differing'] for each in report['agreement']['comparisons'])} differ |",
+        f"| control: each gate frozen at its majority (float) | {majority['accuracy']:.1%} at "
+        f"{majority['executed_macs'] / card['dense_macs']:.1%} of the MACs |",
+    ]
+
+
+def test_the_demo_table_is_what_results_say() -> None:
+    match = re.search(r"<!-- table: results/demo-digits -->\n(.*?)<!-- end -->", README, re.S)
+    assert match is not None
+    assert match.group(1).strip().splitlines() == demo_table()
+
+
+def test_every_command_in_the_readme_exists() -> None:
+    commands = re.findall(r"`?cgate ((?:[a-z]+)(?: download)?)\b", README)
+    assert len(commands) > 8
+    for command in set(commands):
+        words = command.split()
+        result = CliRunner().invoke(cgate, [*words[: 2 if words[0] == "data" else 1], "--help"])
+        assert result.exit_code == 0, command
+
+
+def test_every_option_in_the_readme_exists() -> None:
+    for line in README.splitlines():
+        match = re.match(r"    cgate (\w+) ([^#]*)", line)
+        if match:
+            text = CliRunner().invoke(cgate, [match.group(1), "--help"]).output
+            for option in re.findall(r"--[a-z-]+", match.group(2)):
+                assert option in text, line
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "arm-none-eabi-gcc"])
+def test_the_example_compiles(compiler: str, tmp_path: Path) -> None:
+    match = re.search(r"```c\n(.*?)```", README, re.S)
+    assert match is not None
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", small_network(), images=2)
+    export_checkpoint(checkpoint.folder, tmp_path / "bundle", find_target("cortex-m4"))
+    source = tmp_path / "classify.c"
+    source.write_text(match.group(1))
+    include = [f"-I{tmp_path / 'bundle/c'}", f"-I{ROOT / 'firmware/include'}"]
+    flags = ["-std=c11", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-fsyntax-only"]
+    subprocess.run([compiler, *flags, *include, str(source)], check=True)

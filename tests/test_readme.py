@@ -6,10 +6,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
 from cgate.core.targets import find_target
 from cgate.export.bundle import export_checkpoint
 from cgate.host_tools.cli import cgate
-from click.testing import CliRunner
 from synthetic import small_network, write_checkpoint
 
 ROOT = Path(__file__).parents[1]

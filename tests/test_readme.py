@@ -57,7 +57,7 @@ def test_the_demo_table_is_what_results_say() -> None:
 
 
 def test_every_command_in_the_readme_exists() -> None:
-    commands = re.findall(r"`?cgate ((?:[a-z]+)(?: download)?)\b", README)
+    commands = re.findall(r"(?:`|^    )cgate ([a-z]+(?: download)?)\b", README, re.M)
     assert len(commands) > 8
     for command in set(commands):
         words = command.split()

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from cgate.core.data import load_dataset
 from cgate.core.errors import CgateError
 from cgate.core.plan import load_bundle
-from cgate.core.targets import find_target
+from cgate.core.targets import all_targets, find_target
 from cgate.export.bundle import export_checkpoint
 from cgate.host_tools.verify import Verification, verify
 from synthetic import random_images, small_network, write_checkpoint
@@ -50,6 +51,19 @@ def test_all_routes_are_equal(bundle: Path, images: NDArray[np.uint8]) -> None:
 @pytest.mark.qemu
 def test_qemu_is_equal(bundle: Path, images: NDArray[np.uint8]) -> None:
     assert verify(bundle, images, data="random", on=("qemu",)).equal
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("target", [each.name for each in all_targets()])
+def test_200_held_out_digits_are_equal_on_every_machine(
+    target: str, digits_checkpoint: Path, tmp_path: Path
+) -> None:
+    export_checkpoint(digits_checkpoint, tmp_path, find_target(target))
+    digits = load_dataset("digits").test.images[:200]
+    result = verify(tmp_path, digits, data="digits", on=("qemu",))
+    assert result.equal, "\n".join(result.lines())
+    assert result.images == 200
+    assert result.comparisons[0].decisions == 2 * 200 * 4
 
 
 def changed(bundle: Path, images: NDArray[np.uint8], table: str, value: int) -> Verification:

@@ -28,9 +28,24 @@ static inline cg_status cg_check(const int8_t *input, const int8_t *output, cons
     return (uintptr_t)arena % CG_ARENA_ALIGN == 0 ? CG_OK : CG_ERR_ALIGN;
 }
 
+/* What an exit compares (SPEC.md 4.1): largest minus second largest of `size` >= 2 logits. */
+static inline int cg_margin(const int8_t *logits, size_t size) {
+    int first = INT8_MIN, second = INT8_MIN;
+    for (size_t i = 0; i < size; i++) {
+        if (logits[i] > first) {
+            second = first;
+            first = logits[i];
+        } else if (logits[i] > second) {
+            second = logits[i];
+        }
+    }
+    return first - second;
+}
+
 /*
  * Reports the decision of gate number `gate` (its place among the gates, not its unit index) and
- * returns whether to run its body: `decision`, unless the caller forces the gate.
+ * returns whether to run what it rules, the body or, for an exit, the rest of the network:
+ * `decision`, unless the caller forces the gate.
  */
 static inline int cg_gate(const cg_hooks *hooks, uint32_t gate, int decision) {
     if (hooks == NULL) {

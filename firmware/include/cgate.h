@@ -27,7 +27,7 @@ typedef enum {
     CG_ERR_PARAM = 3, /* a kernel cannot do what its parameters ask */
 } cg_status;
 
-/* What to do with a gate. */
+/* What to do with a gate. An exit is a gate on all that follows it: open goes on, shut leaves. */
 enum {
     CG_GATE_LEARNED = 0, /* as the gate decides */
     CG_GATE_OPEN = 1,    /* run the body whatever the gate says */
@@ -37,12 +37,13 @@ enum {
 /* Optional observation and control of one inference; all fields may be NULL. */
 typedef struct {
     /* Called after each unit that ran, with its index in the plan and its output. A gate's output
-     * is its int8 logit. */
+     * is its int8 logit, an exit's are its int8 logits. */
     void (*unit_done)(void *context, uint32_t unit, const int8_t *output, size_t size);
     void *context;
     /* Per gate, in plan order: a CG_GATE_* value. NULL: all as learned. */
     const uint8_t *force;
-    /* Per gate, written: 1 if the gate itself said open, else 0, whatever `force` says. */
+    /* Per gate, written: 1 if the gate itself said open, else 0, whatever `force` says. A gate
+     * behind an exit that was left is not reached, and its entry stays as it was. */
     uint8_t *decisions;
 } cg_hooks;
 
@@ -82,6 +83,14 @@ typedef struct {
     int32_t multiplier;
     int8_t shift;
 } cg_mean_s8;
+
+/* Mean and maximum over height and width, side by side (SPEC.md 5.7). */
+typedef struct {
+    uint16_t height, width, channels; /* of the input; the output has twice as many channels */
+    int16_t zero_point;               /* of input and output */
+    int32_t multiplier;               /* of the mean */
+    int8_t shift;
+} cg_mean_max_s8;
 
 /* Option A shortcut: every stride-th pixel, requantised, new channels zero (SPEC.md 5.5). */
 typedef struct {

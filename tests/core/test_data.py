@@ -7,6 +7,7 @@ import pickle
 import tarfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from cgate.core.data import (
     find_data,
     list_data,
     load_dataset,
+    read_idx,
     stratified_order,
 )
 from cgate.core.errors import EXIT_TOOL_MISSING, CgateError
@@ -222,8 +224,8 @@ def test_an_incomplete_folder_is_not_found(tmp_path: Path) -> None:
 
 
 def test_unknown_data_sets_and_splits_are_named() -> None:
-    with pytest.raises(CgateError, match=r"'mnist'.*digits, cifar10, cifar100"):
-        load_dataset("mnist")
+    with pytest.raises(CgateError, match=r"'imagenet'.*digits, cifar10, cifar100, mnist"):
+        load_dataset("imagenet")
     pytest.importorskip("sklearn", reason="pip install scikit-learn")
     with pytest.raises(CgateError, match=r"'dev'.*train, validation, test"):
         load_dataset("digits").split("dev")
@@ -381,6 +383,133 @@ def test_the_official_cifar10() -> None:
     ]
     assert dataset.classes[0] == "airplane" and dataset.classes[9] == "truck"
     np.testing.assert_array_equal(np.bincount(dataset.test.labels), [1000] * 10)
+    pixels = dataset.train.images
+    assert round(pixels.mean()) == dataset.input_zero
+    assert round(pixels.std()) == dataset.input_divisor
+
+
+def idx_of(array: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
+    """By the description of the format: magic 0x00000800 + dimensions, sizes, values."""
+    sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
+    return bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes()
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=3), st.integers(0, 99))
+def test_idx_files_are_read_back(shape: list[int], seed: int) -> None:
+    array = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+    np.testing.assert_array_equal(read_idx(idx_of(array)), array)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0\0\x0d\x01\0\0\0\x01\0", b"\0\0\x08\x01\0\0\0\x05ab"])
+def test_other_content_is_no_idx_file(content: bytes) -> None:
+    with pytest.raises(ValueError, match=r"idx|reshape|buffer"):
+        read_idx(content)
+
+
+def mnist_files() -> dict[str, bytes]:
+    random = np.random.default_rng(1)
+    contents = [
+        random.integers(0, 256, (TRAINING_IMAGES, 28, 28), np.uint8),
+        random.integers(0, 10, TRAINING_IMAGES, np.uint8),
+        random.integers(0, 256, (3, 28, 28), np.uint8),
+        random.integers(0, 10, 3, np.uint8),
+    ]
+    return dict(zip(SOURCES["mnist"].files, map(idx_of, contents), strict=True))
+
+
+def separate(name: str, files: dict[str, bytes], url: str = "http://127.0.0.1:9/") -> Source:
+    """The source `name`, published file by file at `url`, with other content."""
+    sums = {file: md5(content) for file, content in files.items()}
+    return replace(SOURCES[name], url=url, files=sums)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("place", ["mnist", "MNIST/raw"])
+def test_mnist_is_read_packed_and_unpacked_from_both_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool, place: str
+) -> None:
+    files = mnist_files()
+    monkeypatch.setitem(SOURCES, "mnist", separate("mnist", files))
+    stored = {f"{name}.gz": gzip.compress(content) for name, content in files.items()}
+    write_files(tmp_path / place, stored if packed else files)
+    check_data("mnist", find_data("mnist", tmp_path))
+    dataset = load_dataset("mnist", tmp_path)
+    assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (20, 5000, 3)
+    assert dataset.input_shape == (28, 28, 1) and dataset.classes == tuple("0123456789")
+    images, labels, *_ = files.values()
+    # Row-major images behind a header of 16 bytes, labels behind one of 8.
+    assert dataset.validation.images[4, 27, 3, 0] == images[16 + 784 * 24 + 28 * 27 + 3]
+    assert dataset.validation.labels[4] == labels[8 + 24]
+
+
+def test_a_damaged_gz_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = mnist_files()
+    monkeypatch.setitem(SOURCES, "mnist", separate("mnist", files))
+    stored = {f"{name}.gz": gzip.compress(content) for name, content in files.items()}
+    write_files(tmp_path / "mnist", stored)
+    broken = tmp_path / "mnist" / "t10k-labels-idx1-ubyte.gz"
+    content = broken.read_bytes()
+    for damaged in (content[:-9], b"no gzip", gzip.compress(b"other")):
+        broken.write_bytes(damaged)
+        with pytest.raises(CgateError, match=f"{broken}"):
+            load_dataset("mnist", tmp_path)
+
+
+def test_svhn_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scipy = pytest.importorskip("scipy.io", reason="pip install scipy")
+    random = np.random.default_rng(2)
+    files, raw = {}, {}
+    for file, count in zip(SOURCES["svhn"].files, (TRAINING_IMAGES, 4), strict=True):
+        raw[file] = {
+            "X": random.integers(0, 256, (32, 32, 3, count), np.uint8),
+            "y": random.integers(1, 11, (count, 1), np.uint8),
+        }
+        buffer = io.BytesIO()
+        scipy.savemat(buffer, raw[file], do_compression=True)
+        files[file] = buffer.getvalue()
+    monkeypatch.setitem(SOURCES, "svhn", separate("svhn", files))
+    write_files(tmp_path / "svhn", files)
+    dataset = load_dataset("svhn", tmp_path)
+    assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (20, 5000, 4)
+    x, y = raw["test_32x32.mat"].values()
+    for image in range(4):
+        np.testing.assert_array_equal(dataset.test.images[image], x[:, :, :, image])
+        assert dataset.test.labels[image] == y[image, 0] % 10
+
+
+def test_separate_files_are_downloaded_checked_and_kept(tmp_path: Path, server: Server) -> None:
+    files = {"a": b"first", "b": b"second"}
+    url = server.url.removesuffix("cifar-100-python.tar.gz")
+    server.content = gzip.compress(b"first")
+    source = separate("mnist", files, url)
+    # The second file is not the official one: the server sends the first again.
+    with pytest.raises(CgateError, match=r"b\.gz is not the official file"):
+        fetch(source, tmp_path, Silent())
+    assert [path.name for path in (tmp_path / "mnist").iterdir()] == ["a.gz"]
+    asked = len(server.asked)
+    server.content = gzip.compress(b"second")
+    folder = fetch(source, tmp_path, Silent())
+    assert len(server.asked) == asked + 1
+    assert sorted(path.name for path in folder.iterdir()) == ["a.gz", "b.gz"]
+    fetch(source, tmp_path, Silent())
+    assert len(server.asked) == asked + 1
+
+
+@pytest.mark.skipif(
+    REAL is None or not (Path(REAL) / "mnist").is_dir(),
+    reason="MNIST not in $CGATE_DATA_DIR: cgate data download mnist",
+)
+def test_the_official_mnist() -> None:
+    assert REAL is not None
+    dataset = load_dataset("mnist", Path(REAL))
+    assert [len(dataset.split(name)) for name in ("train", "validation", "test")] == [
+        55000,
+        5000,
+        10000,
+    ]
+    # As published by its authors: 980 zeros, 1,135 ones, ...
+    counts = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    np.testing.assert_array_equal(np.bincount(dataset.test.labels), counts)
     pixels = dataset.train.images
     assert round(pixels.mean()) == dataset.input_zero
     assert round(pixels.std()) == dataset.input_divisor

@@ -39,7 +39,8 @@ def test_compiles_without_warnings_or_state(compiler: str, width: int, tmp_path:
     if shutil.which(compiler) is None:
         package = {"arm-none-eabi-gcc": "gcc-arm-none-eabi"}.get(compiler, compiler)
         pytest.skip(f"{compiler} is missing: apt-get install {package}")
-    checkpoint = write_checkpoint(tmp_path, small_network(width=width))
+    network = small_network(width=width, exits=("s1b0", "s2b1"))
+    checkpoint = write_checkpoint(tmp_path, network)
     files = emit_c(*lower(checkpoint, find_target("cortex-m4"), name="tiny"), "00" * 32)
     assert ("tiny_weights.c" in files) == (width == 40)
     for name, text in files.items():

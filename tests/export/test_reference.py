@@ -17,6 +17,8 @@ from synthetic import float_tensors, random_images, small_network, write_checkpo
 NETWORKS = {
     "digits-like": small_network(),
     "odd-size": small_network(shape=(13, 9, 3)),
+    "cir-predicted": small_network(shape=(12, 12, 3), kind="cir-predicted"),
+    "anchor": small_network(kind="anchor", gate_downsampling=True),
     "gated-downsampling": small_network(shape=(12, 12, 3), gate_downsampling=True),
 }
 

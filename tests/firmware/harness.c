@@ -125,6 +125,23 @@ static void run_mean_s8(mean_s8 *kernel, mean_s8_scratch *scratch_size) {
     answer(kernel(&p, input, (int8_t *)output + GUARD, SCRATCH(size)), size);
 }
 
+typedef cg_status mean_max_s8(const cg_mean_max_s8 *, const int8_t *, int8_t *, void *);
+typedef size_t mean_max_s8_scratch(const cg_mean_max_s8 *);
+
+static void run_mean_max_s8(mean_max_s8 *kernel, mean_max_s8_scratch *scratch_size) {
+    const int8_t *input = read_input();
+    const cg_mean_max_s8 p = {
+        .height = (uint16_t)next(),
+        .width = (uint16_t)next(),
+        .channels = (uint16_t)next(),
+        .zero_point = (int16_t)next(),
+        .multiplier = next(),
+        .shift = (int8_t)next(),
+    };
+    const size_t size = scratch_size(&p);
+    answer(kernel(&p, input, (int8_t *)output + GUARD, SCRATCH(size)), size);
+}
+
 typedef cg_status shortcut_pad_s8(const cg_shortcut_pad_s8 *, const int8_t *, int8_t *, void *);
 typedef size_t shortcut_pad_s8_scratch(const cg_shortcut_pad_s8 *);
 

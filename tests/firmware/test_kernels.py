@@ -128,6 +128,20 @@ def mean_s8(source: Source, largest: int = 9) -> Case:
     return Case("mean_s8", parameters, (x, source.int8(c)), np.array(y, np.int8))
 
 
+def mean_max_s8(source: Source, largest: int = 9) -> Case:
+    h, w, c = (source.whole(1, largest) for _ in range(3))
+    zp = source.whole(-128, 127)
+    multiplier, shift = source.whole(1 << 20, (1 << 31) - 1), source.whole(-31, 2)
+    x = source.int8(h, w, c)
+    sums = (x.astype(np.int64) - zp).sum(axis=(0, 1))
+    means = [clamp(zp + requant(int(acc), multiplier, shift)) for acc in sums]
+    peaks = [max(int(x[i, j, k]) for i in range(h) for j in range(w)) for k in range(c)]
+    parameters = (h, w, c, zp, multiplier, shift)
+    return Case(
+        "mean_max_s8", parameters, (x, source.int8(2 * c)), np.array(means + peaks, np.int8)
+    )
+
+
 def shortcut_pad_s8(source: Source, largest: int = 7) -> Case:
     h, w, c = (source.whole(1, largest) for _ in range(3))
     before, after, stride = source.whole(0, 5), source.whole(0, 5), source.whole(1, 3)
@@ -153,6 +167,7 @@ def residual_add_s8(source: Source, largest: int = 300) -> Case:
 GENERATORS: dict[str, Callable[[Source], Case]] = {
     "conv2d_s8": conv2d_s8,
     "mean_s8": mean_s8,
+    "mean_max_s8": mean_max_s8,
     "shortcut_pad_s8": shortcut_pad_s8,
     "residual_add_s8": residual_add_s8,
 }
@@ -213,6 +228,7 @@ def refusals() -> Iterator[tuple[str, Case]]:
     fields = {
         "conv2d_s8": {8: (0,), 11: (-129, 128), 12: (-129, 128)},
         "mean_s8": {0: (0,), 1: (0,), 3: (-129, 128), 4: (-129, 128), 6: (-32, 31)},
+        "mean_max_s8": {0: (0,), 1: (0,), 3: (-129, 128), 5: (-32, 31)},
         "shortcut_pad_s8": {3: (1,), 5: (0,), 6: (128,), 7: (-129,), 9: (-32, 31)},
     }
     for op, changes in fields.items():

@@ -1,5 +1,6 @@
 """Checkpoints of random networks, made without torch, with ranges from a float forward pass."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,17 +9,27 @@ from safetensors.numpy import save
 
 from cgate.core.checkpoint import CARD, RANGES, WEIGHTS, Checkpoint, load_checkpoint, weight_shapes
 from cgate.core.files import write_bytes, write_json
-from cgate.core.network import Block, Conv, Gate, Network
+from cgate.core.network import Block, Conv, Exit, Gate, Network
 from cgate.export.fold import FloatConv, fold
 
 Float = NDArray[np.float64]
 
 
 def small_network(
-    *, shape: tuple[int, int, int] = (8, 8, 1), gate_downsampling: bool = False, width: int = 8
+    *,
+    shape: tuple[int, int, int] = (8, 8, 1),
+    gate_downsampling: bool = False,
+    width: int = 8,
+    kind: str = "controller",
+    exits: tuple[str, ...] = (),
 ) -> Network:
-    """Three stages with an identity block after each start, all identity blocks gated."""
-    gate = Gate("controller", 4)
+    """Three stages with an identity block after each start, all identity blocks gated.
+
+    Args:
+        kind: of the gates.
+        exits: blocks behind which to put one; their margins are `write_checkpoint`'s to choose.
+    """
+    gate = Gate(kind, 4, 0.5 if kind == "random" else None)
     down = gate if gate_downsampling else None
     w = width
     blocks = (
@@ -27,7 +38,8 @@ def small_network(
         Block("s2b1", (Conv(2 * w, 2 * w), Conv(2 * w, 2 * w, relu=False)), "identity", gate),
         Block("s3b0", (Conv(2 * w, 4 * w, 3, 2), Conv(4 * w, 4 * w, relu=False)), "pad", None),
     )
-    return Network("small", shape, 64, 32, 10, Conv(shape[2], w), blocks)
+    stem = Conv(shape[2], w)
+    return Network("small", shape, 64, 32, 10, stem, blocks, tuple(Exit(name) for name in exits))
 
 
 def float_conv(x: Float, layer: FloatConv, stride: int, relu: bool) -> Float:
@@ -52,15 +64,21 @@ def float_tensors(
     """All tensors of SPEC section 3 with every gate open."""
     x = (images.astype(np.float64) - network.input_zero) / network.input_divisor
     values = {"input": x}
+    exits = {each.block for each in network.exits}
     x = values["stem"] = float_conv(x, layers["stem"], network.stem.stride, True)
     for block in network.blocks:
         name = block.name
-        if block.gate is not None:
-            mean = values[f"{name}.gate.mean"] = x.mean(axis=(1, 2), keepdims=True)
-            hidden = values[f"{name}.gate.hidden"] = float_conv(
-                mean, layers[f"{name}.gate.fc1"], 1, True
-            )
-            values[f"{name}.gate.logit"] = float_conv(hidden, layers[f"{name}.gate.fc2"], 1, False)
+        if block.gate is not None and block.gate.kind != "static":
+            seen = values[f"{name}.gate.mean"] = x.mean(axis=(1, 2), keepdims=True)
+            if block.gate.kind == "cir-predicted":
+                peak = values[f"{name}.gate.peak"] = x.max(axis=(1, 2), keepdims=True)
+                seen = np.concatenate([seen, peak], axis=3)
+            last = layers[f"{name}.gate.side"] if block.gate.kind == "anchor" else None
+            if last is None:
+                last = layers[f"{name}.gate.fc2"]
+                seen = float_conv(seen, layers[f"{name}.gate.fc1"], 1, True)
+                values[f"{name}.gate.hidden"] = seen
+            values[f"{name}.gate.logit"] = float_conv(seen, last, 1, False)
         shortcut = x
         if block.shortcut == "pad":
             new = block.body[-1].out_channels - x.shape[3]
@@ -73,6 +91,9 @@ def float_tensors(
             layer = layers[f"{name}.conv{i}"]
             x = values[f"{name}.conv{i}"] = float_conv(x, layer, conv.stride, conv.relu)
         x = values[f"{name}.out"] = np.maximum(shortcut + x, 0)
+        if name in exits:
+            mean = values[f"{name}.exit.mean"] = x.mean(axis=(1, 2), keepdims=True)
+            values[f"{name}.exit.logits"] = float_conv(mean, layers[f"{name}.exit"], 1, False)
     mean = values["head.mean"] = x.mean(axis=(1, 2), keepdims=True)
     values["head.logits"] = float_conv(mean, layers["head"], 1, False)
     return values
@@ -91,7 +112,11 @@ def random_images(network: Network, count: int, seed: int) -> NDArray[np.uint8]:
 def write_checkpoint(
     folder: Path, network: Network, seed: int = 0, *, images: int = 64
 ) -> Checkpoint:
-    """Write random weights and their ranges to `folder`; gates are open about half the time."""
+    """Write random weights and their ranges to `folder`.
+
+    Gates are open about half the time (static ones in every second block), and about half of the
+    images leave at each exit.
+    """
     rng = np.random.default_rng(seed)
     weights = {}
     for name, shape in weight_shapes(network).items():
@@ -109,13 +134,30 @@ def write_checkpoint(
     write_json(folder / RANGES, {"schema": 1, "tensors": {}})
     pictures = random_images(network, images, seed + 1)
     # Centre the gates' logits on the cut, one block after the other, as later ones see the result.
-    for block in network.gated:
+    for i, block in enumerate(network.gated):
         values = float_tensors(network, fold(load_checkpoint(folder)), pictures)
-        middle = np.median(values[f"{block.name}.gate.logit"]) + 0.2
-        weights[f"blocks.{block.name}.gate.fc2.bias"] -= np.float32(middle)
+        gate = f"blocks.{block.name}.gate"
+        assert block.gate is not None
+        if block.gate.kind == "static":
+            weights[f"{gate}.bias"][:] = 1 - 2 * (i % 2)
+        elif block.gate.kind == "anchor":
+            middle = values[f"{block.name}.gate.mean"].mean(axis=(0, 1, 2))
+            away = weights[f"{gate}.anchors"][0] - weights[f"{gate}.anchors"][1]
+            away -= (away @ middle) / (middle @ middle) * middle
+            weights[f"{gate}.anchors"] = np.stack([middle + away, middle - away]).astype(np.float32)
+        else:
+            gamma = np.exp(weights.get(f"{gate}.log_gamma", np.zeros(1)))
+            shift = (np.median(values[f"{block.name}.gate.logit"]) + 0.2) / gamma
+            weights[f"{gate}.fc2.bias"] -= shift.astype(np.float32)
         write_bytes(folder / WEIGHTS, save(weights))
     tensors = {}
-    for name, values_ in float_tensors(network, fold(load_checkpoint(folder)), pictures).items():
+    values = float_tensors(network, fold(load_checkpoint(folder)), pictures)
+    exits = []
+    for exit_ in network.exits:
+        ordered = np.sort(values[f"{exit_.block}.exit.logits"].reshape(images, -1), axis=1)
+        exits.append(replace(exit_, margin=float(np.median(ordered[:, -1] - ordered[:, -2]))))
+    write_json(folder / CARD, {**card, "network": replace(network, exits=tuple(exits)).to_json()})
+    for name, values_ in values.items():
         low, high = np.quantile(values_, (0.0001, 0.9999))
         ends = (values_.min(), values_.max(), low, high)
         fields = ("low", "high", "low_quantile", "high_quantile")

@@ -10,8 +10,8 @@ from cgate.train.recipes import Recipe, find_recipe
 TINY = replace(
     find_recipe("demo"),
     name="tiny",
-    depth=8,
-    width=4,
+    model="resnet8",
+    width=0.25,
     gate=Gate("controller", 4),
     epochs=3,
     limit=200,

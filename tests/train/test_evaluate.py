@@ -9,9 +9,12 @@ from cgate.core.data import Split
 from cgate.core.network import Gate, network_macs
 from cgate.train.evaluate import BATCH, evaluate
 from cgate.train.gates import all_open, at_random
-from cgate.train.models import GatedResNet, resnet
+from cgate.train.models import GatedResNet
+from cgate.train.networks import Task, build_network
 
-NETWORK = resnet(8, (4, 4, 1), 3, 128, 64, width=2, gate=Gate("controller", 2))
+NETWORK = build_network(
+    "resnet8", Task((4, 4, 1), 3, 128, 64), width=0.125, gate=Gate("controller", 2)
+)
 
 
 def test_counts_agree_with_a_plain_loop_over_images() -> None:

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason='pip install "cgate[train]"')
+pytest.importorskip("matplotlib", reason='pip install "cgate[train]"')
+pytest.importorskip("tensorboard", reason='pip install "cgate[train]"')
 
 import torch
 from safetensors.numpy import load_file, save_file
@@ -22,7 +24,21 @@ from cgate.train.loop import one_cycle, train
 from cgate.train.ranges import load_model
 from cgate.train.recipes import Recipe
 
-FILES = {"card.json", "log.csv", "model.safetensors", "ranges.json"}
+# The same bytes for the same recipe; run.json and the events also tell of time.
+SAME = {
+    "README.txt",
+    "card.json",
+    "curves.png",
+    "log.csv",
+    "model.safetensors",
+    "ranges.json",
+}
+FILES = SAME | {"run.json", "tensorboard"}
+UNFINISHED = (FILES | {"last.safetensors", "state.json"}) - {
+    "card.json",
+    "model.safetensors",
+    "ranges.json",
+}
 
 
 class Recorder(Silent):
@@ -103,7 +119,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     with pytest.raises(KeyboardInterrupt):
         train(tiny, out, progress=first)
     if stop_after == 6:  # in the second epoch of four steps
-        assert names(out) == {"last.safetensors", "log.csv", "state.json"}
+        assert names(out) == UNFINISHED
         assert "epoch 1 of 3 is saved" in first.messages[-1]
     else:
         assert first.messages == ["stopped before the first epoch was saved"]
@@ -111,7 +127,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     train(tiny, out, progress=second)
     assert ("going on after epoch 1 of 3" in second.messages) == (stop_after == 6)
     assert names(out) == FILES
-    for name in FILES:
+    for name in SAME:
         assert (out / name).read_bytes() == (trained / name).read_bytes(), name
 
 
@@ -197,6 +213,19 @@ def test_bfloat16_with_gated_downsampling_trains(tiny: Recipe, tmp_path: Path) -
     card = train(recipe, tmp_path, epochs=1, progress=Silent())
     assert list(card["open_rates"]) == ["s1b0", "s2b0", "s3b0"]
     load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("model", ["resnet8-b", "mobilenetv2", "cosinegate8"])
+def test_networks_that_cannot_be_exported_yet_train_and_load(
+    tiny: Recipe, tmp_path: Path, model: str
+) -> None:
+    recipe = replace(tiny, model=model, width=0.125, limit=100)
+    card = train(recipe, tmp_path, epochs=1, progress=Silent())
+    checkpoint = load_checkpoint(tmp_path)
+    assert checkpoint.network.name == f"{model}-x0.125"
+    assert list(card["open_rates"]) == [block.name for block in checkpoint.network.gated]
+    for block in checkpoint.network.blocks:
+        assert (f"{block.name}.shortcut" in checkpoint.ranges) == (block.shortcut == "projection")
 
 
 def test_collapsed_gates_are_reported(tiny: Recipe, tmp_path: Path) -> None:

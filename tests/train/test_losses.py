@@ -9,9 +9,10 @@ import torch
 from cgate.core.network import Gate, network_macs
 from cgate.train.gates import all_open, relaxed
 from cgate.train.losses import consistency, cost_penalty, executed_share
-from cgate.train.models import GatedResNet, resnet
+from cgate.train.models import GatedResNet
+from cgate.train.networks import Task, build_network
 
-NETWORK = resnet(14, (8, 8, 1), 10, 73, 90, width=4, gate=Gate())
+NETWORK = build_network("resnet14", Task((8, 8, 1), 10, 73, 90), width=0.25, gate=Gate())
 MACS = network_macs(NETWORK)
 
 

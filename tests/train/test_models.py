@@ -19,7 +19,11 @@ from cgate.core.network import (
     network_macs,
 )
 from cgate.train.gates import all_open, at_random, fixed, learned
-from cgate.train.models import DEPTHS, GatedResNet, resnet
+from cgate.train.models import GatedResNet
+from cgate.train.networks import DEPTHS, Task, build_network
+
+DIGITS = Task((8, 8, 1), 10, 73, 90)
+CIFAR10 = Task((32, 32, 3), 10, 121, 64)
 
 UNUSUAL = Network(
     "unusual",
@@ -37,7 +41,7 @@ UNUSUAL = Network(
 
 
 def small(depth: int = 14) -> Network:
-    return resnet(depth, (8, 8, 1), 10, 73, 90, width=4, gate=Gate())
+    return build_network(f"resnet{depth}", DIGITS, width=0.25, gate=Gate())
 
 
 def pixels(network: Network, count: int, seed: int = 0) -> Tensor:
@@ -71,7 +75,7 @@ def undecided(network: Network) -> GatedResNet:
 
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_resnets_have_their_known_cost_and_gates(depth: int) -> None:
-    network = resnet(depth, (32, 32, 3), 10, 121, 64, gate=Gate())
+    network = build_network(f"resnet{depth}", CIFAR10, gate=Gate())
     # 40.55 M for depth 20 (He et al. 2016 give 41 M); 2.36 M x 2 per pair of convolutions.
     expected = {8: 12.25, 14: 26.40, 20: 40.55, 32: 68.87}[depth]
     assert network_macs(network).dense / 1e6 == pytest.approx(expected, abs=0.01)
@@ -82,14 +86,15 @@ def test_resnets_have_their_known_cost_and_gates(depth: int) -> None:
 
 
 def test_downsampling_blocks_are_gated_when_asked() -> None:
-    network = resnet(8, (8, 8, 1), 10, 73, 90, gate=Gate(), gate_downsampling=True)
+    network = build_network("resnet8", DIGITS, gate=Gate(), gate_downsampling=True)
     assert len(network.gated) == 3
-    assert not resnet(8, (8, 8, 1), 10, 73, 90).gated
+    assert not build_network("resnet8", DIGITS).gated
 
 
-def test_other_depths_are_refused() -> None:
-    with pytest.raises(CgateError, match="depth 18"):
-        resnet(18, (8, 8, 1), 10, 73, 90)
+def test_unknown_networks_are_refused() -> None:
+    with pytest.raises(CgateError, match=r"'resnet18'.*known are resnet8, ") as caught:
+        build_network("resnet18", DIGITS)
+    assert caught.value.hint == "try resnet8"
 
 
 @pytest.mark.parametrize("network", [small(), UNUSUAL], ids=lambda network: network.name)

@@ -19,10 +19,13 @@ from cgate.core.errors import CgateError
 from cgate.core.network import Gate
 from cgate.train import ranges
 from cgate.train.gates import all_open
-from cgate.train.models import GatedResNet, resnet
+from cgate.train.models import GatedResNet
+from cgate.train.networks import Task, build_network
 from cgate.train.ranges import TailValues, calibrate, load_model, measure_ranges
 
-NETWORK = resnet(8, (8, 8, 1), 3, 128, 64, width=4, gate=Gate("controller", 2))
+NETWORK = build_network(
+    "resnet8", Task((8, 8, 1), 3, 128, 64), width=0.25, gate=Gate("controller", 2)
+)
 
 
 @settings(deadline=None, max_examples=60)

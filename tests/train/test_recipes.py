@@ -35,7 +35,7 @@ def test_the_dense_recipe_differs_in_gate_and_name_only() -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("data", "mnist"),
+        ("data", "imagenet"),
         ("dtype", "float16"),
         ("epochs", 0),
         ("batch", 1),

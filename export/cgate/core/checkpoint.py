@@ -18,7 +18,7 @@ from safetensors.numpy import load
 
 from cgate.core.errors import CgateError
 from cgate.core.files import read_json, sha256
-from cgate.core.network import Network, network_from_json
+from cgate.core.network import Block, Conv, Network, network_from_json
 
 CARD = "card.json"
 WEIGHTS = "model.safetensors"
@@ -60,17 +60,54 @@ class Checkpoint:
     source_sha256: str
 
 
+def _gate_shapes(block: Block) -> dict[str, tuple[int, ...]]:
+    """Shapes of the arrays of a block's gate, by name below the gate's own."""
+    gate = block.gate
+    assert gate is not None
+    channels, hidden = block.body[0].in_channels, gate.hidden
+    controller: dict[str, tuple[int, ...]] = {
+        "fc1.weight": (hidden, channels),
+        "fc1.bias": (hidden,),
+        "fc2.weight": (1, hidden),
+        "fc2.bias": (1,),
+    }
+    predictor: dict[str, tuple[int, ...]] = {
+        "predict1.weight": (hidden, 2 * channels),
+        "predict1.bias": (hidden,),
+        "predict2.weight": (1, hidden),
+        "predict2.bias": (1,),
+    }
+    if gate.kind == "controller":
+        return controller
+    if gate.kind == "cir":
+        return {"log_gamma": (1,)} | controller
+    if gate.kind == "cir-predicted":
+        return {"log_gamma": (1,)} | controller | predictor
+    if gate.kind == "anchor":
+        return {"log_temperature": (1,), "anchors": (2, channels)}
+    if gate.kind == "probe":
+        own = {f"bn{i}": conv.out_channels for i, conv in enumerate(block.body, 1)}
+        if block.projection is not None:
+            own["projection"] = block.projection.out_channels
+        return {"log_gamma": (1,), "bias": (1,)} | {
+            f"{layer}.{what}": (count,)
+            for layer, count in (own | {"cir": 1}).items()
+            for what in ("running_mean", "running_var")
+        }
+    return {"bias": (1,)} if gate.kind == "static" else {}
+
+
 def weight_shapes(network: Network) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the float32 arrays that a checkpoint of `network` holds.
 
-    Convolutions are OIHW, linear layers (out, in), as in torch.
+    Convolutions are OIHW with I per group, linear layers (out, in), as in torch.
     """
     shapes: dict[str, tuple[int, ...]] = {}
 
-    def convolution(prefix: str, norm: str, conv: Any) -> None:
+    def convolution(prefix: str, norm: str, conv: Conv) -> None:
         shapes[f"{prefix}.weight"] = (
             conv.out_channels,
-            conv.in_channels,
+            conv.in_channels // conv.groups,
             conv.kernel,
             conv.kernel,
         )
@@ -86,10 +123,14 @@ def weight_shapes(network: Network) -> dict[str, tuple[int, ...]]:
         for i, conv in enumerate(block.body, 1):
             prefix = f"blocks.{block.name}"
             convolution(f"{prefix}.conv{i}", f"{prefix}.bn{i}", conv)
+        if block.projection is not None:
+            prefix = f"blocks.{block.name}.projection"
+            convolution(f"{prefix}.conv", f"{prefix}.bn", block.projection)
         if block.gate is not None:
-            gate = f"blocks.{block.name}.gate"
-            linear(f"{gate}.fc1", block.body[0].in_channels, block.gate.hidden)
-            linear(f"{gate}.fc2", block.gate.hidden, 1)
+            for name, shape in _gate_shapes(block).items():
+                shapes[f"blocks.{block.name}.gate.{name}"] = shape
+    for each in network.exits:
+        linear(f"exits.{each.block}", network.channels_after(each.block), network.classes)
     linear("head", network.features, network.classes)
     return shapes
 

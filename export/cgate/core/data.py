@@ -1,11 +1,13 @@
 """Data sets as uint8 arrays: where they lie, whether they are intact, how they are split.
 
 Nothing here trains or normalises; SPEC.md, "Pixels", gives the splits. CIFAR-10 and CIFAR-100
-are by Krizhevsky (2009), the digits by Alpaydin and Kaynak (UCI, 1998) as scikit-learn holds them.
+are by Krizhevsky (2009), the digits by Alpaydin and Kaynak (UCI, 1998) as scikit-learn holds them,
+MNIST by LeCun, Cortes and Burges (1998), SVHN (cropped digits, format 2) by Netzer et al. (2011).
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import http
 import http.client
@@ -15,6 +17,7 @@ import pickle
 import tarfile
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +30,14 @@ from cgate.core.errors import EXIT_TOOL_MISSING, CgateError
 from cgate.core.files import replaced_folder, write_bytes
 from cgate.core.progress import Progress
 
-DATASETS = ("digits", "cifar10", "cifar100")
+DATASETS = ("digits", "cifar10", "cifar100", "mnist", "svhn")
 
 # (input_zero, input_divisor): the mean over all training pixels and channels, and the standard
 # deviation, rounded to integers. One pair for all channels keeps the int8 input lossless.
 DIGITS_INPUT = (73, 90)
 CIFAR_INPUT = (121, 64)
+MNIST_INPUT = (33, 79)
+SVHN_INPUT = (115, 51)
 
 VALIDATION_IMAGES = 5000
 DIGITS_VALIDATION = 200
@@ -44,14 +49,16 @@ _TIMEOUT_S = 30.0
 
 @dataclass(frozen=True)
 class Source:
-    """An official archive and the files in it that are used.
+    """Official files: those of one archive, or published one by one.
 
     Args:
         name: data set.
-        url: where the archive is published.
-        md5: of the archive.
-        folder: folder inside the archive, and on disk.
-        files: file name -> md5. The last one is the file of class names.
+        url: of the archive, or without `md5` of the folder of the files.
+        md5: of the archive; "" for files published one by one.
+        folder: folder on disk, and inside the archive.
+        files: file name -> md5. The last one tells a folder of this data set from others.
+        suffix: of the published files; ".gz" may also be unpacked, md5 is that of the content.
+        also: other folders in which people have these files.
     """
 
     name: str
@@ -59,6 +66,21 @@ class Source:
     md5: str
     folder: str
     files: Mapping[str, str]
+    suffix: str = ""
+    also: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """What stands for the whole data set in a card: md5 of the archive, or of the md5s."""
+        listed = " ".join(self.files.values()).encode()
+        return self.md5 or hashlib.md5(listed, usedforsecurity=False).hexdigest()
+
+    def path(self, folder: Path, file: str) -> Path | None:
+        """Where `file` lies in `folder`, as published or unpacked; None if it does not."""
+        for name in dict.fromkeys((file + self.suffix, file)):
+            if (folder / name).is_file():
+                return folder / name
+        return None
 
 
 SOURCES: dict[str, Source] = {
@@ -88,6 +110,30 @@ SOURCES: dict[str, Source] = {
             "meta": "7973b15100ade9c7d40fb424638fde48",
         },
     ),
+    "mnist": Source(
+        "mnist",
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        "",
+        "mnist",
+        {
+            "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+            "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+            "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+            "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+        },
+        ".gz",
+        ("MNIST/raw",),
+    ),
+    "svhn": Source(
+        "svhn",
+        "http://ufldl.stanford.edu/housenumbers/",
+        "",
+        "svhn",
+        {
+            "train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
+            "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3",
+        },
+    ),
 }
 
 
@@ -109,7 +155,7 @@ class Dataset:
 
     Args:
         classes: name of each label.
-        md5: of the official archive; for the digits, of the pixels and labels.
+        md5: `Source.digest`; for the digits, of the pixels and labels.
         input_zero, input_divisor: a network sees (pixel - input_zero) / input_divisor.
     """
 
@@ -185,9 +231,10 @@ def find_data(name: str, data_dir: Path | None = None) -> Path:
         CgateError: it is in none of these places, or `name` is no data set with files.
     """
     source = _source(name)
-    looked = [place / source.folder for place in _places(data_dir)]
+    names = (source.folder, *source.also)
+    looked = [place / name for place in _places(data_dir) for name in names]
     for folder in looked:
-        if all((folder / file).is_file() for file in source.files):
+        if all(source.path(folder, file) for file in source.files):
             return folder
     raise CgateError(
         f"{name} was not found; looked at {', '.join(map(str, looked))}",
@@ -213,13 +260,18 @@ def list_data(data_dir: Path | None = None) -> tuple[Found, ...]:
     return tuple(rows)
 
 
-def _read_checked(folder: Path, file: str, md5: str) -> bytes:
-    """The bytes of an official file; they are the very bytes whose md5 was taken."""
-    path = folder / file
+def _read_checked(source: Source, folder: Path, file: str) -> bytes:
+    """The unpacked bytes of an official file; they are the very bytes whose md5 was taken."""
+    path, md5 = source.path(folder, file) or folder / file, source.files[file]
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise CgateError(f"cannot read {path}: {error.strerror or error}") from error
+        if path.suffix == ".gz":
+            data = gzip.decompress(data)
+    # A damaged .gz raises EOFError, zlib.error or gzip.BadGzipFile, which is an OSError.
+    except (OSError, EOFError, zlib.error) as error:
+        raise CgateError(
+            f"cannot read {path}: {getattr(error, 'strerror', None) or error}"
+        ) from error
     found = hashlib.md5(data, usedforsecurity=False).hexdigest()
     if found != md5:
         raise CgateError(
@@ -235,8 +287,9 @@ def check_data(name: str, folder: Path) -> None:
     Raises:
         CgateError: a file is missing or differs; the message names it.
     """
-    for file, md5 in _source(name).files.items():
-        _read_checked(folder, file, md5)
+    source = _source(name)
+    for file in source.files:
+        _read_checked(source, folder, file)
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -268,8 +321,7 @@ def _unpickle(data: bytes, path: Path) -> Mapping[bytes, Any]:
 def _load_cifar(source: Source, folder: Path) -> Dataset:
     fine = source.name == "cifar100"
     batches: dict[str, Mapping[bytes, Any]] = {
-        file: _unpickle(_read_checked(folder, file, md5), folder / file)
-        for file, md5 in source.files.items()
+        file: _unpickle(_read_checked(source, folder, file), folder / file) for file in source.files
     }
     *image_files, names_file = source.files
     names = batches[names_file][b"fine_label_names" if fine else b"label_names"]
@@ -283,17 +335,83 @@ def _load_cifar(source: Source, folder: Path) -> Dataset:
         return Split(np.ascontiguousarray(images), labels.astype(np.int64))
 
     *train_files, test_file = image_files
-    everything = split(train_files)
+    classes = tuple(name.decode() for name in names)
+    return _dataset(source, split(train_files), split([test_file]), classes, CIFAR_INPUT)
+
+
+def _dataset(
+    source: Source,
+    everything: Split,
+    test: Split,
+    classes: tuple[str, ...],
+    pixels: tuple[int, int],
+) -> Dataset:
+    """Cut the last training images off for validation.
+
+    Args:
+        everything: the official training images.
+        pixels: input_zero and input_divisor.
+    """
     first = len(everything) - VALIDATION_IMAGES
     return Dataset(
         source.name,
         Split(everything.images[:first], everything.labels[:first]),
         Split(everything.images[first:], everything.labels[first:]),
-        split([test_file]),
-        tuple(name.decode() for name in names),
-        source.md5,
-        *CIFAR_INPUT,
+        test,
+        classes,
+        source.digest,
+        *pixels,
     )
+
+
+TEN_DIGITS = tuple(str(n) for n in range(10))
+
+
+def read_idx(data: bytes) -> NDArray[np.uint8]:
+    """An array of the idx format of MNIST: a magic number, big-endian sizes, then the values.
+
+    Raises:
+        ValueError: it is no idx file of uint8.
+    """
+    if len(data) < 4 or data[:3] != b"\0\0\x08":
+        raise ValueError("no idx file of uint8")
+    dimensions = data[3]
+    shape = [int(n) for n in np.frombuffer(data, ">u4", dimensions, 4)]
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+
+
+def _load_mnist(source: Source, folder: Path) -> Dataset:
+    def split(images: str, labels: str) -> Split:
+        try:
+            pixels, names = (
+                read_idx(_read_checked(source, folder, file)) for file in (images, labels)
+            )
+        except ValueError as error:
+            raise CgateError(f"{folder} holds a damaged file: {error}") from error
+        return Split(pixels[..., None], names.astype(np.int64))
+
+    first, second, third, fourth = source.files
+    return _dataset(source, split(first, second), split(third, fourth), TEN_DIGITS, MNIST_INPUT)
+
+
+def _load_svhn(source: Source, folder: Path) -> Dataset:
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise CgateError(
+            "the files of svhn are read by scipy, which is not installed",
+            "run `pip install 'cgate[demo]'`",
+            EXIT_TOOL_MISSING,
+        ) from error
+
+    def split(file: str) -> Split:
+        content = loadmat(io.BytesIO(_read_checked(source, folder, file)))
+        # Images come as [row, column, channel, image]; the digit 0 is labelled 10.
+        images = np.ascontiguousarray(content["X"].transpose(3, 0, 1, 2))
+        return Split(images, content["y"].ravel().astype(np.int64) % 10)
+
+    train, test = source.files
+    return _dataset(source, split(train), split(test), TEN_DIGITS, SVHN_INPUT)
 
 
 def stratified_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
@@ -339,7 +457,7 @@ def _load_digits() -> Dataset:
         split(order[DIGITS_TEST + DIGITS_VALIDATION :]),
         split(order[DIGITS_TEST : DIGITS_TEST + DIGITS_VALIDATION]),
         split(order[:DIGITS_TEST]),
-        tuple(str(n) for n in range(10)),
+        TEN_DIGITS,
         digest.hexdigest(),
         *DIGITS_INPUT,
     )
@@ -354,7 +472,8 @@ def load_dataset(name: str, data_dir: Path | None = None) -> Dataset:
     _check_name(name)
     if name not in SOURCES:
         return _load_digits()
-    return _load_cifar(SOURCES[name], find_data(name, data_dir))
+    loaders = {"mnist": _load_mnist, "svhn": _load_svhn}
+    return loaders.get(name, _load_cifar)(SOURCES[name], find_data(name, data_dir))
 
 
 def _get(url: str, part: Path, progress: Progress) -> None:
@@ -383,8 +502,52 @@ def _file_md5(path: Path) -> str:
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
+def _download(name: str, url: str, part: Path, progress: Progress) -> None:
+    """`_get`, with its failures as errors for the user."""
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _get(url, part, progress)
+        except urllib.error.HTTPError as error:
+            # 416: the part is already as long as the file, so it may be complete.
+            if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                raise
+    # HTTPException covers malformed replies; all network errors are OSError.
+    except (OSError, http.client.HTTPException) as error:
+        raise CgateError(
+            f"cannot download {url} to {part.parent}: {error}",
+            f"run `cgate data download {name}` again to go on where it stopped, or unpack "
+            f"the archive into {part.parent} yourself",
+        ) from error
+
+
+def _fetch_files(source: Source, target: Path, progress: Progress) -> None:
+    """Download the files of `source` one by one; those that are there and intact are kept."""
+    for file in source.files:
+        if source.path(target, file) is not None:
+            try:
+                _read_checked(source, target, file)
+                continue
+            except CgateError as error:
+                progress.message(f"{error.message}; downloading again")
+        name = file + source.suffix
+        part = target / f"{name}.part"
+        _download(source.name, source.url + name, part, progress)
+        part.replace(target / name)
+        try:
+            _read_checked(source, target, file)
+        except CgateError as error:
+            (target / name).unlink()
+            raise CgateError(
+                f"{source.url}{name} is not the official file; it was deleted: {error.message}",
+                f"run `cgate data download {source.name}` again",
+            ) from error
+
+
 def fetch(source: Source, folder: Path, progress: Progress) -> Path:
-    """Download and unpack an archive; a stopped download goes on where it stopped.
+    """Download and unpack an archive, or its files one by one.
+
+    A stopped download goes on where it stopped.
 
     Only the files that `source` names are taken from the archive, each after a check of its md5,
     so nothing in an archive decides what is written where.
@@ -402,29 +565,19 @@ def fetch(source: Source, folder: Path, progress: Progress) -> Path:
     target = folder / source.folder
     if target.is_dir():
         try:
-            for file, md5 in source.files.items():
-                _read_checked(target, file, md5)
+            for file in source.files:
+                _read_checked(source, target, file)
             progress.message(f"{source.name} is in {target} already")
             return target
         except CgateError as error:
-            progress.message(f"{error.message}; downloading again")
+            if source.md5:
+                progress.message(f"{error.message}; downloading again")
+    if not source.md5:
+        _fetch_files(source, target, progress)
+        return target
     archive = folder / source.url.rsplit("/", 1)[-1]
     part = archive.with_name(archive.name + ".part")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            _get(source.url, part, progress)
-        except urllib.error.HTTPError as error:
-            # 416: the part is already as long as the archive, so it may be complete.
-            if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                raise
-    # HTTPException covers malformed replies; all network errors are OSError.
-    except (OSError, http.client.HTTPException) as error:
-        raise CgateError(
-            f"cannot download {source.url} to {folder}: {error}",
-            f"run `cgate data download {source.name}` again to go on where it stopped, or unpack "
-            f"the archive into {folder} yourself",
-        ) from error
+    _download(source.name, source.url, part, progress)
     found = _file_md5(part)
     if found != source.md5:
         part.unlink()
@@ -438,12 +591,12 @@ def fetch(source: Source, folder: Path, progress: Progress) -> Path:
         replaced_folder(target, marker=[*source.files][-1]) as aside,
     ):
         progress.start(f"unpack {archive.name}", len(source.files))
-        for file, md5 in source.files.items():
+        for file in source.files:
             member = tar.extractfile(f"{source.folder}/{file}")
             if member is None:
                 raise CgateError(f"{archive.name}: {file} is no file")
             write_bytes(aside / file, member.read())
-            _read_checked(aside, file, md5)
+            _read_checked(source, aside, file)
             progress.advance()
     part.unlink()
     return target

@@ -14,8 +14,9 @@ from typing import Any
 from cgate.core.errors import CgateError
 
 
-def _write_error(path: Path, error: OSError) -> CgateError:
-    if error.errno == errno.ENOSPC:
+def write_error(path: Path, error: OSError) -> CgateError:
+    """What to tell the user when `path` could not be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return CgateError(f"no space left to write {path}", "free some disk space and run again")
     return CgateError(
         f"cannot write {path}: {error.strerror or error}", "choose a folder you may write to"
@@ -44,7 +45,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.replace(path)
         temporary = None
     except OSError as error:
-        raise _write_error(path, error) from error
+        raise write_error(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -113,7 +114,7 @@ def replaced_folder(path: Path, marker: str) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
         temporary.chmod(0o755)
     except OSError as error:
-        raise _write_error(path, error) from error
+        raise write_error(path, error) from error
     try:
         yield temporary
         if path.exists():
@@ -125,6 +126,6 @@ def replaced_folder(path: Path, marker: str) -> Iterator[Path]:
         else:
             temporary.replace(path)
     except OSError as error:
-        raise _write_error(path, error) from error
+        raise write_error(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -6,41 +6,38 @@ code per architecture.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cgate.core.errors import CgateError
+from cgate.core.gates import GATE_KINDS, probe_pool
+from cgate.core.gates import Gate as Gate
 
 THRESHOLD = 0.45
 """Gates are open where sigmoid(logit) > 0.45 (CosineGate, arXiv 2512.22206)."""
 
 MAX_BLOCKS = 100
 MAX_CHANNELS = 4096
+SHORTCUTS = ("identity", "pad", "projection", "none")
 
 
 @dataclass(frozen=True)
 class Conv:
-    """A square convolution without bias, followed by batch norm; padding is kernel // 2."""
+    """A square convolution without bias, followed by batch norm; padding is kernel // 2.
+
+    Args:
+        groups: input and output channels are cut into so many parts that do not mix; as many as
+            there are channels makes a depthwise convolution.
+    """
 
     in_channels: int
     out_channels: int
     kernel: int = 3
     stride: int = 1
     relu: bool = True
-
-
-@dataclass(frozen=True)
-class Gate:
-    """A gate that needs only the block's input x.
-
-    Args:
-        kind: "controller": mean over the map, then two linear layers with a ReLU between.
-        hidden: units between the two layers.
-    """
-
-    kind: str = "controller"
-    hidden: int = 16
+    groups: int = 1
 
 
 @dataclass(frozen=True)
@@ -50,15 +47,26 @@ class Block:
     Args:
         name: "s2b0": stage 2, block 0.
         body: the residual branch F; the last convolution has no ReLU.
-        shortcut: "identity", or "pad": every stride-th pixel, new channels zero (option A of
-            He et al. 2016): no weights, and never negative after a ReLU.
+        shortcut: "identity"; "pad": every stride-th pixel, new channels zero (option A of
+            He et al. 2016): no weights, and never negative after a ReLU; "projection": a strided
+            1x1 convolution with batch norm (option B); "none": no residual, relu(body(x)).
         gate: None if the body always runs.
+        relu: whether a ReLU follows the addition.
     """
 
     name: str
     body: tuple[Conv, ...]
     shortcut: str
     gate: Gate | None
+    relu: bool = True
+
+    @property
+    def projection(self) -> Conv | None:
+        """The convolution of a "projection" shortcut, None for the others."""
+        if self.shortcut != "projection":
+            return None
+        ends = self.body[0].in_channels, self.body[-1].out_channels
+        return Conv(*ends, kernel=1, stride=self.stride, relu=False)
 
     @property
     def stride(self) -> int:
@@ -67,6 +75,21 @@ class Block:
         for conv in self.body:
             product *= conv.stride
         return product
+
+
+@dataclass(frozen=True)
+class Exit:
+    """A classifier behind a block: mean over the map, one linear layer.
+
+    Its answer is final for an image whose two largest logits differ by more than the margin.
+
+    Args:
+        block: name of the block behind which it stands.
+        margin: in the units of the float32 logits, at least 0; None never leaves.
+    """
+
+    block: str
+    margin: float | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +102,7 @@ class Network:
         input_zero: pixel value (0..255) that the network sees as 0.0.
         input_divisor: the network sees (pixel - input_zero) / input_divisor.
         classes: number of logits.
+        exits: in the order of their blocks.
     """
 
     name: str
@@ -88,6 +112,7 @@ class Network:
     classes: int
     stem: Conv
     blocks: tuple[Block, ...]
+    exits: tuple[Exit, ...] = ()
 
     @property
     def gated(self) -> tuple[Block, ...]:
@@ -99,6 +124,10 @@ class Network:
         """Channels that reach the head."""
         return self.blocks[-1].body[-1].out_channels if self.blocks else self.stem.out_channels
 
+    def channels_after(self, block: str) -> int:
+        """Channels of the stream behind the block of this name."""
+        return next(each.body[-1].out_channels for each in self.blocks if each.name == block)
+
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values; `network_from_json` reads them back."""
         value: dict[str, Any] = asdict(self)
@@ -107,7 +136,8 @@ class Network:
 
 def conv_macs(conv: Conv, out_height: int, out_width: int) -> int:
     """Multiply-accumulates of a convolution whose output has this height and width."""
-    return out_height * out_width * conv.out_channels * conv.in_channels * conv.kernel**2
+    inputs = conv.in_channels // conv.groups
+    return out_height * out_width * conv.out_channels * inputs * conv.kernel**2
 
 
 def conv_output(size: int, conv: Conv) -> int:
@@ -115,28 +145,71 @@ def conv_output(size: int, conv: Conv) -> int:
     return (size + 2 * (conv.kernel // 2) - conv.kernel) // conv.stride + 1
 
 
-def gate_macs(gate: Gate, shape: tuple[int, int, int]) -> int:
-    """Cost of a gate on a map of this (height, width, channels).
+def _body_macs(block: Block, height: int, width: int) -> tuple[int, int, int]:
+    """Cost of a block's body on a map of this size, and the height and width that it leaves."""
+    total = 0
+    for conv in block.body:
+        height, width = conv_output(height, conv), conv_output(width, conv)
+        total += conv_macs(conv, height, width)
+    return total, height, width
 
-    The mean counts one MAC per element, so that the gate is never presented as free.
+
+def gate_macs(block: Block, shape: tuple[int, int, int]) -> int:
+    """Cost of the gate of `block`, whose input is a map of this (height, width, channels).
+
+    A mean, a maximum and each of the three sums of a cosine count one MAC per element, so that
+    the gate is never presented as free. A body that the gate needs is not part of its cost: it
+    counts as executed.
+    """
+    gate = block.gate
+    assert gate is not None
+    height, width, channels = shape
+    mean = height * width * channels
+    layers = channels * gate.hidden + gate.hidden
+    outputs = block.body[-1].out_channels
+    if gate.kind == "controller":
+        return mean + layers
+    if gate.kind == "cir":
+        _, out_height, out_width = _body_macs(block, height, width)
+        return mean + layers + 3 * out_height * out_width * outputs
+    if gate.kind == "cir-predicted":
+        # As deployed: both statistics, and the layers of h and c side by side.
+        return 2 * mean + 2 * channels * 2 * gate.hidden + 2 * gate.hidden
+    if gate.kind == "probe":
+        pool = probe_pool(height, width)
+        body, out_height, out_width = _body_macs(block, height // pool, width // pool)
+        return mean + body + 3 * out_height * out_width * outputs
+    return mean + channels if gate.kind == "anchor" else 0
+
+
+def head_macs(shape: tuple[int, int, int], classes: int) -> int:
+    """Cost of the head, or of an exit, on a map of this (height, width, channels).
+
+    The mean counts one MAC per element.
     """
     height, width, channels = shape
-    return height * width * channels + channels * gate.hidden + gate.hidden
+    return height * width * channels + channels * classes
 
 
 @dataclass(frozen=True)
 class UnitMacs:
-    """Cost in MACs of the parts of a network; gates and bodies by block name."""
+    """Cost in MACs of the parts of a network; the mappings are by block name.
+
+    Only shortcuts that are projections cost anything and stand in `shortcuts`.
+    """
 
     stem: int
     gates: Mapping[str, int]
     bodies: Mapping[str, int]
     head: int
+    exits: Mapping[str, int] = field(default_factory=dict)
+    shortcuts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def dense(self) -> int:
-        """The same network without gates."""
-        return self.stem + sum(self.bodies.values()) + self.head
+        """The same network without gates and exits."""
+        blocks = sum(self.bodies.values()) + sum(self.shortcuts.values())
+        return self.stem + blocks + self.head
 
 
 def network_macs(network: Network) -> UnitMacs:
@@ -146,18 +219,21 @@ def network_macs(network: Network) -> UnitMacs:
     stem = conv_macs(network.stem, height, width)
     gates: dict[str, int] = {}
     bodies: dict[str, int] = {}
+    exits: dict[str, int] = {}
+    leaving = {each.block for each in network.exits}
+    shortcuts: dict[str, int] = {}
     channels = network.stem.out_channels
     for block in network.blocks:
         if block.gate is not None:
-            gates[block.name] = gate_macs(block.gate, (height, width, channels))
-        total = 0
-        for conv in block.body:
-            height, width = conv_output(height, conv), conv_output(width, conv)
-            total += conv_macs(conv, height, width)
-        bodies[block.name] = total
+            gates[block.name] = gate_macs(block, (height, width, channels))
+        bodies[block.name], height, width = _body_macs(block, height, width)
+        if block.projection is not None:
+            shortcuts[block.name] = conv_macs(block.projection, height, width)
         channels = block.body[-1].out_channels
-    head = height * width * channels + channels * network.classes
-    return UnitMacs(stem, gates, bodies, head)
+        if block.name in leaving:
+            exits[block.name] = head_macs((height, width, channels), network.classes)
+    head = head_macs((height, width, channels), network.classes)
+    return UnitMacs(stem, gates, bodies, head, exits, shortcuts)
 
 
 def _get(value: Any, key: str, kind: type, where: str) -> Any:
@@ -183,10 +259,28 @@ def _conv(value: Any, where: str) -> Conv:
         _size(value, "kernel", where, 1, 11),
         _size(value, "stride", where, 1, 4),
         _get(value, "relu", bool, where),
+        _size({"groups": 1, **value}, "groups", where, 1, MAX_CHANNELS),
     )
     if conv.kernel % 2 == 0:
         raise CgateError(f"{where}: kernel {conv.kernel} is even; supported are odd kernels")
+    if conv.in_channels % conv.groups or conv.out_channels % conv.groups:
+        raise CgateError(
+            f"{where}: {conv.groups} groups do not divide {conv.in_channels} input and "
+            f"{conv.out_channels} output channels"
+        )
     return conv
+
+
+def _gate(value: Any, where: str) -> Gate:
+    kind = _get(value, "kind", str, where)
+    if kind not in GATE_KINDS:
+        raise CgateError(f"{where}: kind {kind!r} is not one of {', '.join(GATE_KINDS)}")
+    rate = value.get("rate")
+    if (kind == "random") != (rate is not None):
+        raise CgateError(f"{where}: 'rate' is {rate!r}, which does not go with kind {kind!r}")
+    if rate is not None and not (type(rate) in (int, float) and 0 <= rate <= 1):
+        raise CgateError(f"{where}: 'rate' is {rate!r}, allowed is 0 to 1")
+    return Gate(kind, _size(value, "hidden", where, 1, 1024), rate)
 
 
 def _block(value: Any, where: str) -> Block:
@@ -194,33 +288,58 @@ def _block(value: Any, where: str) -> Block:
     if not name.isidentifier() or not name.isascii():
         raise CgateError(f"{where}: block name {name!r} is no identifier")
     where = f"{where} ({name})"
-    gate = None
-    if value.get("gate") is not None:
-        kind = _get(value["gate"], "kind", str, f"{where}.gate")
-        if kind != "controller":
-            raise CgateError(
-                f"{where}.gate: kind {kind!r} cannot be lowered", "supported gates: controller"
-            )
-        gate = Gate(kind, _size(value["gate"], "hidden", f"{where}.gate", 1, 1024))
+    gate = None if value.get("gate") is None else _gate(value["gate"], f"{where}.gate")
     shortcut = _get(value, "shortcut", str, where)
-    if shortcut not in ("identity", "pad"):
-        raise CgateError(
-            f"{where}: shortcut {shortcut!r} cannot be lowered",
-            "supported shortcuts: identity, pad (option A)",
-        )
+    if shortcut not in SHORTCUTS:
+        raise CgateError(f"{where}: shortcut {shortcut!r} is not one of {', '.join(SHORTCUTS)}")
     body = tuple(
         _conv(item, f"{where}.body[{i}]") for i, item in enumerate(_get(value, "body", list, where))
     )
     if not body or body[-1].relu:
         raise CgateError(f"{where}: the body must end in a convolution without ReLU")
-    block = Block(name, body, shortcut, gate)
+    relu = _get({"relu": True, **value}, "relu", bool, where)
+    block = Block(name, body, shortcut, gate, relu)
     if shortcut == "identity" and (
         block.stride != 1 or body[0].in_channels != body[-1].out_channels
     ):
         raise CgateError(f"{where}: an identity shortcut cannot change the shape")
-    if body[-1].out_channels < body[0].in_channels:
+    if shortcut == "pad" and body[-1].out_channels < body[0].in_channels:
         raise CgateError(f"{where}: a padded shortcut cannot drop channels")
+    if shortcut == "none" and gate is not None:
+        raise CgateError(f"{where}: a block without a shortcut cannot be skipped: it has no gate")
     return block
+
+
+def _exit(value: Any, where: str) -> Exit:
+    block = _get(value, "block", str, where)
+    margin = _get(value, "margin", object, where)
+    if margin is None:
+        return Exit(block)
+    if type(margin) not in (int, float) or not 0 <= margin < math.inf:
+        raise CgateError(f"{where}: 'margin' is {margin!r}, allowed are null and 0 or more")
+    return Exit(block, float(margin))
+
+
+def check_exits(network: Network, where: str) -> None:
+    """Refuse exits that are not behind blocks, in their order, or are behind the last one.
+
+    Raises:
+        CgateError: names the exit; `where` begins the message.
+    """
+    places = {block.name: i for i, block in enumerate(network.blocks)}
+    before = -1
+    for each in network.exits:
+        place = places.get(each.block)
+        if place is None:
+            raise CgateError(f"{where}: an exit stands behind {each.block!r}, which is no block")
+        if place <= before:
+            raise CgateError(f"{where}: exits are not in the order of their blocks")
+        if place == len(network.blocks) - 1:
+            raise CgateError(
+                f"{where}: an exit behind the last block, {each.block}, cannot save anything",
+                "the head stands there already",
+            )
+        before = place
 
 
 def network_from_json(value: Any, where: str = "network") -> Network:
@@ -248,6 +367,10 @@ def network_from_json(value: Any, where: str = "network") -> Network:
         _size(value, "classes", where, 2, 4096),
         _conv(_get(value, "stem", dict, where), f"{where}.stem"),
         tuple(_block(item, f"{where}.blocks[{i}]") for i, item in enumerate(blocks)),
+        tuple(
+            _exit(item, f"{where}.exits[{i}]")
+            for i, item in enumerate(_get({"exits": [], **value}, "exits", list, where))
+        ),
     )
     if not network.stem.relu:
         raise CgateError(f"{where}.stem: the stem must end in a ReLU")
@@ -263,4 +386,5 @@ def network_from_json(value: Any, where: str = "network") -> Network:
                 f"{where}: {what} takes {conv.in_channels} channels but is given {channels}"
             )
         channels = conv.out_channels
+    check_exits(network, where)
     return network

@@ -11,7 +11,7 @@ import types
 import typing
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -91,6 +91,24 @@ class Mean:
 
 
 @dataclass(frozen=True)
+class MeanMax:
+    """SPEC 5.7: two statistics of each channel side by side, the mean at a scale of its own.
+
+    `mean_scale` is that scale, a float32 value: formats that carry scales (TFLite) need it.
+    """
+
+    op: ClassVar[str] = "mean_max"
+    input: str
+    output: str
+    mean_scale: float
+    multiplier: int
+    shift: int
+    macs: int
+    kernel: str
+    why: str
+
+
+@dataclass(frozen=True)
 class ShortcutPad:
     """SPEC 5.5."""
 
@@ -126,11 +144,22 @@ class Threshold:
     value: int
 
 
-Op = Conv2d | Mean | ShortcutPad | ResidualAdd | Threshold
+@dataclass(frozen=True)
+class Margin:
+    """SPEC 4.1: go on iff the two largest of the logits `input` differ by at most `value`."""
+
+    op: ClassVar[str] = "margin"
+    input: str
+    value: int
+
+
+Decision = Threshold | Margin
+Counted = Conv2d | Mean | MeanMax
+Op = Counted | ShortcutPad | ResidualAdd | Threshold | Margin
 OPS: dict[str, type[Op]] = {
-    kind.op: kind for kind in (Conv2d, Mean, ShortcutPad, ResidualAdd, Threshold)
+    kind.op: kind for kind in (Conv2d, Mean, MeanMax, ShortcutPad, ResidualAdd, Threshold, Margin)
 }
-ROLES = ("stem", "gate", "body", "shortcut", "head")
+ROLES = ("stem", "gate", "body", "shortcut", "exit", "head")
 
 
 @dataclass(frozen=True)
@@ -141,7 +170,7 @@ class Unit:
         index: its place in the order of execution; also its marker id.
         condition: name of the gate unit that must be open, None if the unit always runs.
         inputs: tensors of other units that it reads.
-        output: the tensor it leaves; a gate's is its logit.
+        output: the tensor it leaves; a gate's is its logit, an exit's are its logits.
     """
 
     index: int
@@ -156,9 +185,9 @@ class Unit:
 
     @property
     def threshold(self) -> int:
-        """The integer a gate compares its logit with."""
+        """The integer a gate compares its logit with, or an exit its margin."""
         for op in self.ops:
-            if isinstance(op, Threshold):
+            if isinstance(op, Decision):
                 return op.value
         raise ValueError(f"{self.name} is no gate")
 
@@ -190,8 +219,32 @@ class Plan:
 
     @property
     def gates(self) -> tuple[Unit, ...]:
-        """The gate units, in order; this is the order of decisions in traces and on the wire."""
-        return tuple(unit for unit in self.units if unit.role == "gate")
+        """The units that decide, in order: gates, and exits, which are gates on all that follows.
+
+        This is the order of decisions in traces and on the wire.
+        """
+        return tuple(unit for unit in self.units if unit.role in ("gate", "exit"))
+
+    @property
+    def exits(self) -> tuple[Unit, ...]:
+        """The exit units, in order."""
+        return tuple(unit for unit in self.units if unit.role == "exit")
+
+    def ran(self, opened: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which units run: (images, units), for the gates' `opened` (images, gates).
+
+        A unit runs iff no exit before it was shut and the gate it depends on, if any, was open.
+        """
+        place = {unit.name: i for i, unit in enumerate(self.gates)}
+        ran = np.ones((len(opened), len(self.units)), bool)
+        going = np.ones(len(opened), bool)
+        for unit in self.units:
+            ran[:, unit.index] = going
+            if unit.condition is not None:
+                ran[:, unit.index] &= opened[:, place[unit.condition]]
+            if unit.role == "exit":
+                going &= opened[:, place[unit.name]]
+        return ran
 
     def executed_macs(self, ran: NDArray[np.bool_]) -> NDArray[np.int64]:
         """MACs per image, for `ran` (images, units)."""
@@ -336,13 +389,21 @@ def _check_references(plan: Plan, where: str) -> None:
             raise CgateError(f"{where}.units[{i}]: no gate {unit.condition!r} before it")
         names = [*unit.inputs, unit.output]
         for op in unit.ops:
-            names += [op.input] if isinstance(op, Threshold) else [op.input, op.output]
+            names += [op.input] if isinstance(op, Decision) else [op.input, op.output]
             names += [op.stream] if isinstance(op, ResidualAdd) else []
         for name in names:
             if name not in tensors:
                 raise CgateError(f"{where}.units[{i}] ({unit.name}): no tensor {name!r}")
         if unit.role == "gate":
             gates.add(unit.name)
+        if unit.role == "exit":
+            answer, output = tensors[unit.output], tensors[plan.output]
+            same = replace(answer, name=output.name) == output and answer.offset is None
+            if not unit.ops or not isinstance(unit.ops[-1], Margin) or not same:
+                raise CgateError(
+                    f"{where}.units[{i}] ({unit.name}): an exit must end in a margin, and its "
+                    "logits be like the network's output"
+                )
 
 
 @dataclass(frozen=True)

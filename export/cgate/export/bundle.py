@@ -10,7 +10,7 @@ from cgate.core.checkpoint import load_checkpoint
 from cgate.core.errors import EXIT_CHECK_FAILED, CgateError
 from cgate.core.files import replaced_folder, write_bytes
 from cgate.core.network import THRESHOLD
-from cgate.core.plan import PLAN, Plan, Weights, plan_files, plan_sha256
+from cgate.core.plan import PLAN, Plan, Unit, Weights, plan_files, plan_sha256
 from cgate.core.progress import Progress, Silent
 from cgate.core.targets import Target, all_targets, size_text
 from cgate.export.emit_c import check_name, emit_c
@@ -85,16 +85,22 @@ class Summary:
         """For people: a line per unit, then the totals."""
         plan, target = self.plan, self.target
         width = max(len(unit.name) for unit in plan.units)
+
+        def remark(unit: Unit) -> str:
+            if unit.role == "exit":
+                return f"  leaves if its margin is above {unit.threshold}"
+            return "" if unit.condition is None else "  runs if its gate is open"
+
         rows = [
-            f"  {unit.name:<{width}}  {unit.macs / 1000:>10,.1f} kMAC"
-            + ("  runs if its gate is open" if unit.condition is not None else "")
+            f"  {unit.name:<{width}}  {unit.macs / 1000:>10,.1f} kMAC{remark(unit)}"
             for unit in plan.units
         ]
         gates = sum(unit.macs for unit in plan.gates)
+        deciders = "gates and exits add" if plan.exits else "gates add"
         return [
             f"{plan.network.name} for {target.name} ({target.core})",
             *rows,
-            f"MACs   {plan.dense_macs:,} dense, gates add {gates:,} "
+            f"MACs   {plan.dense_macs:,} dense, {deciders} {gates:,} "
             f"({100 * gates / plan.dense_macs:.2f} %)",
             f"flash  about {size_text(self.flash)} of {size_text(target.flash.size)}: "
             f"weights {size_text(self.weights_size)}, the rest code",

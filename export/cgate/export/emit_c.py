@@ -1,6 +1,7 @@
 """Plan -> C: two files (three where the weights are large), pure text, no arithmetic of its own.
 
-The generated code is a flat list of kernel calls; a gate is an `if` around the calls of its body.
+The generated code is a flat list of kernel calls; a gate is an `if` around the calls of its body,
+an exit an early `return`.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from numpy.typing import NDArray
 from cgate.core.errors import CgateError
 from cgate.core.plan import (
     Conv2d,
+    Counted,
+    Decision,
     Mean,
+    MeanMax,
     Op,
     Plan,
     ResidualAdd,
     ShortcutPad,
-    Threshold,
     Unit,
     Weights,
 )
@@ -177,11 +180,11 @@ class _Emitter:
         lines: list[str] = []
         for unit in self.plan.units:
             for op in unit.ops:
-                if not isinstance(op, Threshold):
+                if not isinstance(op, Decision):
                     lines += self._parameter(op)
         return lines
 
-    def _parameter(self, op: Conv2d | Mean | ShortcutPad | ResidualAdd) -> list[str]:
+    def _parameter(self, op: Counted | ShortcutPad | ResidualAdd) -> list[str]:
         source, target = self.plan.tensor(op.input), self.plan.tensor(op.output)
         fields: dict[str, Any]
         if isinstance(op, Conv2d):
@@ -216,7 +219,16 @@ class _Emitter:
                 "multiplier": op.multiplier,
                 "shift": op.shift,
             }
-            if isinstance(op, Mean):
+            if isinstance(op, MeanMax):
+                del fields["in_zero_point"], fields["out_zero_point"]
+                fields = {
+                    "height": source.shape[0],
+                    "width": source.shape[1],
+                    "channels": source.shape[2],
+                    "zero_point": source.zero_point,
+                    **fields,
+                }
+            elif isinstance(op, Mean):
                 fields = {
                     "height": source.shape[0],
                     "width": source.shape[1],
@@ -240,16 +252,15 @@ class _Emitter:
     def _place(self, name: str) -> str:
         if name == self.plan.input:
             return "input"
-        if name == self.plan.output:
-            return "output"
-        return f"a + {self.plan.tensor(name).offset}"
+        offset = self.plan.tensor(name).offset
+        return "output" if offset is None else f"a + {offset}"
 
     def _call(self, op: Op, indent: str) -> list[str]:
-        if isinstance(op, Threshold):
+        if isinstance(op, Decision):
             return []
         plan = self.plan
         source, target = plan.tensor(op.input), plan.tensor(op.output)
-        macs = f"  {_kilo(op.macs)}" if isinstance(op, Conv2d | Mean) else ""
+        macs = f"  {_kilo(op.macs)}" if isinstance(op, Counted) else ""
         return [
             f"{indent}/* {op.op} {_shape(source.shape)} -> {_shape(target.shape)}{macs} */",
             f"{indent}CG_TRY(cg_{op.kernel}(&{self._name(op.output)}_op, "
@@ -267,15 +278,25 @@ class _Emitter:
         lines.append(f"{indent}CG_MARK_BEGIN({unit.index});")
         for op in unit.ops:
             lines += self._call(op, indent)
-        gate = unit.role == "gate"
+        gate = unit in self.plan.gates
         variable = f"open_{_identifier(unit.name)}"
-        if gate:
+        if unit.role == "exit":
+            condition = f"cg_margin({place}, {size}) <= {unit.threshold}"
+            lines.append(f"{indent}int {variable} = {condition};")
+        elif gate:
             lines.append(f"{indent}int {variable} = *({place}) > {unit.threshold};")
         lines.append(f"{indent}CG_MARK_END({unit.index});")
         lines.append(f"{indent}cg_unit_done(hooks, {unit.index}, {place}, {size});")
         if gate:
             number = self.plan.gates.index(unit)
             lines.append(f"{indent}{variable} = cg_gate(hooks, {number}, {variable});")
+        if unit.role == "exit":
+            lines += [
+                f"{indent}if (!{variable}) {{",
+                f"{indent}    CG_MARK_END(CG_MARK_INFERENCE);",
+                f"{indent}    return CG_OK;",
+                f"{indent}}}",
+            ]
         if unit.condition is not None:
             lines.append("    }")
         return [*lines, ""]

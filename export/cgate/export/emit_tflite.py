@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from cgate.core.plan import (
     Conv2d,
+    Margin,
     Mean,
+    MeanMax,
     Plan,
     ResidualAdd,
     ShortcutPad,
@@ -20,7 +23,7 @@ from cgate.core.plan import (
 from cgate.export.tflite import Model, Subgraph
 
 DECISION = "open"
-"""Name of a gate file's second output: bool [1,1,1,1], true where the body runs."""
+"""Name of a gate's or an exit's second output: bool [1,1,1,1], true where what follows runs."""
 
 
 class _UnitEmitter:
@@ -75,6 +78,25 @@ class _UnitEmitter:
             relu=op.clamp[0] == target.zero_point,
         )
 
+    def mean_max(self, op: MeanMax) -> None:
+        source, target = self.plan.tensor(op.input), self.plan.tensor(op.output)
+        x, shape = self.activation(op.input), (1, 1, source.shape[2])
+        fine = replace(target, scale=op.mean_scale)
+        mean = self.like(fine, f"{op.output}/mean", shape)
+        self.graph.mean(x, mean)
+        # Times the quotient of the two scales: the real value grows, the integers stay.
+        factor = self.graph.tensor(
+            f"{op.output}/factor",
+            (1, 1, 1, 1),
+            scale=target.scale / op.mean_scale,
+            data=np.ones((1, 1, 1, 1), np.int8),
+        )
+        scaled = self.like(target, f"{op.output}/scaled", shape)
+        self.graph.multiply(mean, factor, scaled)
+        peak = self.like(target, f"{op.output}/peak", shape)
+        self.graph.maximum(x, source.shape[:2], peak)
+        self.graph.concatenate([scaled, peak], self.activation(op.output))
+
     def shortcut_pad(self, op: ShortcutPad) -> None:
         source, target = self.plan.tensor(op.input), self.plan.tensor(op.output)
         height, width, channels = (*target.shape[:2], source.shape[2])
@@ -102,6 +124,29 @@ class _UnitEmitter:
         self.graph.greater(self.activation(op.input), cut, decision)
         return decision
 
+    def margin(self, op: Margin) -> int:
+        logits = self.plan.tensor(op.input)
+        name = op.input
+        pair = (1, 1, 2)
+        largest = self.like(logits, f"{name}/largest", pair)
+        indices = self.graph.tensor(f"{name}/indices", (1, *pair), np.int32)
+        self.graph.largest_two(self.activation(name), largest, indices)
+        # In int32, because the difference of two int8 codes does not fit in int8.
+        codes = self.graph.tensor(f"{name}/codes", (1, *pair), np.int32)
+        self.graph.to_int32(largest, codes)
+        shape = (1, 1, 1, 1)
+        first, second, difference = (
+            self.graph.tensor(f"{name}/{what}", shape, np.int32)
+            for what in ("first", "second", "margin")
+        )
+        self.graph.halves(codes, 3, first, second)
+        self.graph.sub_int32(first, second, difference)
+        data = np.full(shape, op.value, np.int32)
+        cut = self.graph.tensor(f"{self.unit.name}.threshold", shape, np.int32, data=data)
+        decision = self.graph.tensor(DECISION, shape, np.bool_)
+        self.graph.less_equal(difference, cut, decision)
+        return decision
+
     def emit(self) -> None:
         inputs = [self.activation(name) for name in self.unit.inputs]
         outputs = []
@@ -110,12 +155,16 @@ class _UnitEmitter:
                 self.conv2d(op)
             elif isinstance(op, Mean):
                 self.graph.mean(self.activation(op.input), self.activation(op.output))
+            elif isinstance(op, MeanMax):
+                self.mean_max(op)
             elif isinstance(op, ShortcutPad):
                 self.shortcut_pad(op)
             elif isinstance(op, ResidualAdd):
                 stream, body = self.activation(op.stream), self.activation(op.input)
                 # Same scale, zero points -128 and 0: RELU's clamp is int8's own (SPEC.md 5.4).
                 self.graph.add(stream, body, self.activation(op.output), relu=True)
+            elif isinstance(op, Margin):
+                outputs.append(self.margin(op))
             else:
                 outputs.append(self.threshold(op))
         self.graph.interface(inputs, [self.activation(self.unit.output), *outputs])
@@ -129,8 +178,8 @@ def unit_file(unit: Unit) -> str:
 def emit_tflite(plan: Plan, weights: Weights) -> Mapping[str, bytes]:
     """All units' files, by name within the bundle.
 
-    A file's inputs are the unit's inputs, its outputs the unit's output and, for a gate, the
-    decision.
+    A file's inputs are the unit's inputs, its outputs the unit's output and, for a gate or an
+    exit, the decision.
     """
     files = {}
     for unit in plan.units:

@@ -1,5 +1,6 @@
 """Batch norm folded into the convolutions before it: the float network that is quantised."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,11 +36,41 @@ def _linear(checkpoint: Checkpoint, name: str) -> FloatConv:
     )
 
 
+def _gate(checkpoint: Checkpoint, kind: str, name: str) -> dict[str, FloatConv]:
+    """The layers of an exported gate; no layer of a kind that has none."""
+    if kind == "controller":
+        return {layer: _linear(checkpoint, f"{name}.{layer}") for layer in ("fc1", "fc2")}
+    if kind == "anchor":
+        anchors = checkpoint.weights[f"{name}.anchors"].astype(np.float64)
+        opened, shut = anchors / np.linalg.norm(anchors, axis=1, keepdims=True)
+        # Positive where the mean is nearer to the open anchor; its length does not matter.
+        return {"side": FloatConv((opened - shut)[None, None, None, :], np.zeros(1))}
+    if kind != "cir-predicted":
+        return {}
+    # Predictor and controller side by side, gamma in the second layer.
+    predict1, predict2, own1, own2 = (
+        _linear(checkpoint, f"{name}.{layer}") for layer in ("predict1", "predict2", "fc1", "fc2")
+    )
+    unseen = np.zeros_like(own1.weights)  # the controller does not look at the maximum
+    gamma = math.exp(float(checkpoint.weights[f"{name}.log_gamma"][0]))
+    return {
+        "fc1": FloatConv(
+            np.concatenate([predict1.weights, np.concatenate([own1.weights, unseen], axis=3)]),
+            np.concatenate([predict1.bias, own1.bias]),
+        ),
+        "fc2": FloatConv(
+            gamma * np.concatenate([predict2.weights, own2.weights], axis=3),
+            gamma * (predict2.bias + own2.bias),
+        ),
+    }
+
+
 def fold(checkpoint: Checkpoint) -> dict[str, FloatConv]:
     """All layers of a checkpoint as plain convolutions.
 
     Returns:
-        By layer name: "stem", "<block>.conv<i>", "<block>.gate.fc1", "<block>.gate.fc2", "head".
+        By layer name: "stem", "<block>.conv<i>", "<block>.gate.fc1", "<block>.gate.fc2" (of
+        "anchor" gates: "<block>.gate.side"), "<block>.exit", "head".
         Linear layers are 1x1 convolutions.
     """
     network = checkpoint.network
@@ -51,7 +82,9 @@ def fold(checkpoint: Checkpoint) -> dict[str, FloatConv]:
                 checkpoint, f"{prefix}.conv{i}", f"{prefix}.bn{i}"
             )
         if block.gate is not None:
-            for name in ("fc1", "fc2"):
-                layers[f"{block.name}.gate.{name}"] = _linear(checkpoint, f"{prefix}.gate.{name}")
+            for name, layer in _gate(checkpoint, block.gate.kind, f"{prefix}.gate").items():
+                layers[f"{block.name}.gate.{name}"] = layer
+    for each in network.exits:
+        layers[f"{each.block}.exit"] = _linear(checkpoint, f"exits.{each.block}")
     layers["head"] = _linear(checkpoint, "head")
     return layers

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from cgate.core.checkpoint import Checkpoint
-from cgate.core.network import Block, Conv, conv_macs, conv_output, network_macs
+from cgate.core.errors import CgateError
+from cgate.core.gates import GATE_KINDS
+from cgate.core.network import THRESHOLD, Block, Conv, Exit, Network, conv_macs, conv_output, network_macs
 from cgate.core.plan import (
     ROUNDING,
     Conv2d,
+    Counted,
+    Decision,
+    Margin,
     Mean,
+    MeanMax,
     Op,
     Plan,
     ResidualAdd,
@@ -30,6 +39,7 @@ from cgate.export.quantize import (
     RangeTable,
     Scale,
     as_float32,
+    exit_margin,
     gate_threshold,
     quantize_conv,
     relu_scale,
@@ -42,6 +52,47 @@ LOGIT_SCALE = Scale(1 / 32, 0)  # gate logits of -4 .. 4: sigmoid from 0.018 to 
 INPUT, STEM, POOLED, LOGITS = "input", "stem", "head.mean", "head.logits"
 
 
+def _check_supported(network: Network) -> None:
+    """Refuse what has no integer form yet.
+
+    Raises:
+        CgateError: names the first block that cannot be lowered, and why.
+    """
+    hint = "exportable are ungrouped convolutions, shortcuts identity and pad, ReLU after the sum"
+    convs = {"stem": (network.stem,), **{block.name: block.body for block in network.blocks}}
+    for name, body in convs.items():
+        if any(conv.groups != 1 for conv in body):
+            raise CgateError(f"{name} cannot be exported: it has a grouped convolution", hint)
+    for block in network.gated:
+        assert block.gate is not None
+        refusal = GATE_KINDS[block.gate.kind].refusal
+        if refusal:
+            exportable = [name for name, kind in GATE_KINDS.items() if not kind.refusal]
+            raise CgateError(
+                f"{block.name} cannot be exported: its gate is {block.gate.kind!r}, and {refusal}",
+                f"train with --gate {' or '.join(exportable)}",
+            )
+    for block in network.blocks:
+        if block.shortcut not in ("identity", "pad"):
+            raise CgateError(
+                f"{block.name} cannot be exported: its shortcut is {block.shortcut!r}", hint
+            )
+        if not block.relu:
+            raise CgateError(
+                f"{block.name} cannot be exported: no ReLU follows its addition", hint
+            )
+
+
+def _settled(checkpoint: Checkpoint, threshold: float) -> dict[str, bool]:
+    """Whether the body runs, of the blocks whose gate is a constant."""
+    cut = math.log(threshold / (1 - threshold))
+    return {
+        block.name: bool(checkpoint.weights[f"blocks.{block.name}.gate.bias"][0] > cut)
+        for block in checkpoint.network.gated
+        if block.gate is not None and block.gate.kind == "static"
+    }
+
+
 @dataclass(frozen=True)
 class _Stage:
     """The blocks that share one stream: its scale, and the names of its tensors in order."""
@@ -50,7 +101,9 @@ class _Stage:
     blocks: tuple[Block, ...]
 
 
-def _stages(blocks: tuple[Block, ...], ranges: RangeTable) -> list[_Stage]:
+def _stages(
+    blocks: tuple[Block, ...], ranges: RangeTable, settled: Mapping[str, bool]
+) -> list[_Stage]:
     """Split blocks where the stream changes and give each stream its scale (SPEC.md 5.6)."""
     groups: list[tuple[list[str], list[Block]]] = [([STEM], [])]
     for block in blocks:
@@ -61,7 +114,11 @@ def _stages(blocks: tuple[Block, ...], ranges: RangeTable) -> list[_Stage]:
     stages = []
     for names, members in groups:
         highs = [ranges(name)[1] for name in names]
-        bodies = [ranges(f"{block.name}.conv{len(block.body)}") for block in members]
+        bodies = [
+            ranges(f"{block.name}.conv{len(block.body)}")
+            for block in members
+            if settled.get(block.name, True)
+        ]
         stages.append(_Stage(stream_scale(highs, bodies), tuple(members)))
     return stages
 
@@ -69,10 +126,17 @@ def _stages(blocks: tuple[Block, ...], ranges: RangeTable) -> list[_Stage]:
 class _Lowering:
     """Collects tensors, units and weights while walking the network once."""
 
-    def __init__(self, layers: dict[str, FloatConv], ranges: RangeTable, threshold: float) -> None:
+    def __init__(
+        self,
+        layers: dict[str, FloatConv],
+        ranges: RangeTable,
+        threshold: float,
+        settled: Mapping[str, bool],
+    ) -> None:
         self.layers = layers
         self.ranges = ranges
         self.threshold = threshold
+        self.settled = settled
         self.tensors: dict[str, Tensor] = {}
         self.units: list[Unit] = []
         self.weights: dict[str, NDArray[Any]] = {}
@@ -97,8 +161,8 @@ class _Lowering:
         condition: str | None = None,
     ) -> str:
         last = ops[-1]
-        output = last.input if isinstance(last, Threshold) else last.output
-        macs = sum(op.macs for op in ops if isinstance(op, Conv2d | Mean))
+        output = last.input if isinstance(last, Decision) else last.output
+        macs = sum(op.macs for op in ops if isinstance(op, Counted))
         index = len(self.units)
         self.units.append(
             Unit(index, name, role, block, condition, inputs, output, macs, tuple(ops))
@@ -144,10 +208,18 @@ class _Lowering:
         assert block.gate is not None
         name, channels = f"{block.name}.gate", self.tensors[stream].shape[2]
         hidden = block.gate.hidden
-        mean = self.mean(stream, f"{name}.mean")
+        if block.gate.kind == "anchor":
+            self.unit(name, "gate", (stream,), self.nearest_anchor(name, stream), block=block.name)
+            return name
+        seen: Mean | MeanMax
+        if block.gate.kind == "cir-predicted":
+            seen = self.mean_max(stream, name)
+            channels, hidden = 2 * channels, 2 * hidden
+        else:
+            seen = self.mean(stream, f"{name}.mean")
         fc1 = self.conv(
             f"{name}.fc1",
-            mean.output,
+            seen.output,
             f"{name}.hidden",
             Conv(channels, hidden, 1, 1, True),
             relu_scale(self.ranges(f"{name}.hidden")[1]),
@@ -156,8 +228,43 @@ class _Lowering:
             f"{name}.fc2", fc1.output, f"{name}.logit", Conv(hidden, 1, 1, 1, False), LOGIT_SCALE
         )
         cut = Threshold(fc2.output, gate_threshold(self.threshold, LOGIT_SCALE))
-        self.unit(name, "gate", (stream,), [mean, fc1, fc2, cut], block=block.name)
+        self.unit(name, "gate", (stream,), [seen, fc1, fc2, cut], block=block.name)
         return name
+
+    def mean_max(self, source: str, gate: str) -> MeanMax:
+        """The statistics of a gate, whose first layer is changed to take a magnified mean."""
+        height, width, channels = self.tensors[source].shape
+        scale = self.scale(source)
+        output = self.tensor(f"{gate}.statistics", (1, 1, 2 * channels), scale)
+        mean_scale = relu_scale(self.ranges(f"{gate}.mean")[1]).scale
+        factor = scale.scale / mean_scale
+        multiplier, shift = mean_multiplier(factor, height * width)
+        layer = self.layers[f"{gate}.fc1"]
+        magnified = np.repeat([factor, 1.0], channels)
+        self.layers[f"{gate}.fc1"] = FloatConv(layer.weights / magnified, layer.bias)
+        macs = 2 * height * width * channels
+        return MeanMax(
+            source, output, mean_scale, multiplier, shift, macs, "mean_max_s8__ref", "portable"
+        )
+
+    def nearest_anchor(self, gate: str, stream: str) -> list[Op]:
+        """The ops of an anchor gate: the sign of an inner product with the mean."""
+        if self.threshold != THRESHOLD:
+            raise CgateError(
+                f"{gate} is an anchor gate, which has no threshold to move: it is open where the "
+                "open anchor is the nearest",
+                f"--threshold {THRESHOLD}",
+            )
+        mean = self.mean(stream, f"{gate}.mean")
+        channels = self.tensors[mean.output].shape[2]
+        largest = float(np.abs(self.layers[f"{gate}.side"].weights).max())
+        # At the scale of its accumulator the logit is the accumulator, saturated: the sign is that
+        # of the exact sum.
+        scale = Scale(as_float32(self.scale(mean.output).scale * max(largest, 1e-6) / 127), 0)
+        side = self.conv(
+            f"{gate}.side", mean.output, f"{gate}.logit", Conv(channels, 1, 1, 1, False), scale
+        )
+        return [mean, side, Threshold(side.output, 0)]
 
     def shortcut(self, block: Block, stream: str, scale: Scale) -> str:
         """Add the unit that starts the next stage's stream from the one before."""
@@ -181,10 +288,13 @@ class _Lowering:
 
     def block(self, block: Block, source: str, scale: Scale) -> str:
         """Add a block's units; `scale` is its stage's. Returns the stream after the block."""
-        condition = self.gate(block, source) if block.gate is not None else None
+        gated = block.gate is not None and block.name not in self.settled
+        condition = self.gate(block, source) if gated else None
         stream = source
         if block.shortcut != "identity":
             stream = self.shortcut(block, source, scale)
+        if not self.settled.get(block.name, True):
+            return stream
         ops: list[Op] = []
         value = source
         for i, conv in enumerate(block.body, 1):
@@ -203,12 +313,22 @@ class _Lowering:
         name = f"{block.name}.body"
         return self.unit(name, "body", inputs, ops, block=block.name, condition=condition)
 
-    def head(self, stream: str, classes: int) -> None:
-        mean = self.mean(stream, POOLED)
-        channels = self.tensors[stream].shape[2]
-        scale = signed_scale(*self.ranges(LOGITS))
-        linear = self.conv("head", POOLED, LOGITS, Conv(channels, classes, 1, 1, False), scale)
-        self.unit("head", "head", (stream,), [mean, linear])
+    def logits(self, layer: str, stream: str, pooled: str, output: str, scale: Scale) -> list[Op]:
+        """The ops of the head or of an exit: mean over the map and the linear layer `layer`."""
+        mean = self.mean(stream, pooled)
+        classes, *_, channels = self.layers[layer].weights.shape
+        return [mean, self.conv(layer, pooled, output, Conv(channels, classes, 1, 1, False), scale)]
+
+    def exit(self, exit_: Exit, stream: str, scale: Scale) -> None:
+        """Add the unit of an exit, whose logits take the place of the network's output."""
+        name = f"{exit_.block}.exit"
+        output = f"{name}.logits"
+        ops = self.logits(name, stream, f"{name}.mean", output, scale)
+        cut = Margin(output, exit_margin(exit_.margin, scale))
+        self.unit(name, "exit", (stream,), [*ops, cut], block=exit_.block)
+
+    def head(self, stream: str, scale: Scale) -> None:
+        self.unit("head", "head", (stream,), self.logits("head", stream, POOLED, LOGITS, scale))
 
 
 def _buffers(lowering: _Lowering) -> tuple[list[Buffer], dict[str, str]]:
@@ -220,18 +340,20 @@ def _buffers(lowering: _Lowering) -> tuple[list[Buffer], dict[str, str]]:
             name = lowering.same_memory[name]
         return name
 
+    # The caller owns these; exits write their logits to the network's output too.
+    outside = {INPUT, *(unit.output for unit in lowering.units if unit.role in ("exit", "head"))}
     first: dict[str, int] = {}
     last: dict[str, int] = {}
     step = 0
     for unit in lowering.units:
         for op in unit.ops:
             names = [op.input]
-            if not isinstance(op, Threshold):
+            if not isinstance(op, Decision):
                 names.append(op.output)
             if isinstance(op, ResidualAdd):
                 names.append(op.stream)
             for name in names:
-                if name in (INPUT, LOGITS):
+                if name in outside:
                     continue
                 home[name] = buffer_of(name)
                 first.setdefault(home[name], step)
@@ -262,20 +384,29 @@ def lower(
         The plan and its int8 and int32 arrays by name.
 
     Raises:
-        CgateError: a range is missing or a layer cannot be quantised.
+        CgateError: a range is missing, or a block cannot be lowered or quantised.
     """
     network = checkpoint.network
+    _check_supported(network)
     table = RangeTable(checkpoint.ranges, ranges, str(checkpoint.folder / "ranges.json"))
-    lowering = _Lowering(fold(checkpoint), table, threshold)
+    gate_threshold(threshold, LOGIT_SCALE)  # refused here, also where no gate is left
+    settled = _settled(checkpoint, threshold)
+    lowering = _Lowering(fold(checkpoint), table, threshold, settled)
     pixels = Scale(as_float32(1 / network.input_divisor), network.input_zero - 128)
     lowering.tensor(INPUT, network.input_shape, pixels)
-    stages = _stages(network.blocks, table)
+    stages = _stages(network.blocks, table, settled)
     stem = lowering.conv("stem", INPUT, STEM, network.stem, stages[0].scale)
     stream = lowering.unit("stem", "stem", (INPUT,), [stem])
+    exits = {each.block: each for each in network.exits}
+    # One scale for all answers: the output means the same whoever gave it.
+    ends = [table(f"{block}.exit.logits") for block in exits] + [table(LOGITS)]
+    answers = signed_scale(min(low for low, _ in ends), max(high for _, high in ends))
     for stage in stages:
         for block in stage.blocks:
             stream = lowering.block(block, stream, stage.scale)
-    lowering.head(stream, network.classes)
+            if block.name in exits:
+                lowering.exit(exits[block.name], stream, answers)
+    lowering.head(stream, answers)
     buffers, home = _buffers(lowering)
     offsets, arena = place(buffers)
     tensors = tuple(

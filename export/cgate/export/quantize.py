@@ -85,6 +85,19 @@ def signed_scale(low: float, high: float) -> Scale:
     return Scale(scale, max(-128, min(127, round(-128 - low / scale))))
 
 
+NEVER = 255
+"""Two int8 values differ by at most this: a margin that no image exceeds."""
+
+
+def exit_margin(margin: float | None, scale: Scale) -> int:
+    """The integer T such that an exit is left iff its two largest int8 logits differ by > T.
+
+    Args:
+        margin: in real units; None never leaves, and so does what int8 cannot express.
+    """
+    return NEVER if margin is None else min(NEVER, math.floor(margin / scale.scale))
+
+
 @dataclass(frozen=True)
 class QuantConv:
     """A convolution's integers: weights (out, kh, kw, in), the rest (out)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from cgate.core.plan import (
     Conv2d,
+    Decision,
     Mean,
+    MeanMax,
     Plan,
     ResidualAdd,
     ShortcutPad,
     Tensor,
-    Threshold,
     Unit,
     Weights,
 )
@@ -26,7 +27,7 @@ from cgate.export.fixedpoint import requantize
 Int8 = NDArray[np.int8]
 
 FORCE = {"learned": None, "open": True, "shut": False}
-"""What to do with gates: as they decide, all open, all shut."""
+"""What to do with gates: as they decide, all open (no exit is left), all shut (the first is)."""
 
 BATCH = 64  # images at a time: bounds the memory of the unfolded convolution windows
 
@@ -61,6 +62,13 @@ def mean(x: Int8, op: Mean, source: Tensor, target: Tensor) -> Int8:
     return _saturate(requantize(sums, op.multiplier, op.shift) + target.zero_point)
 
 
+def mean_max(x: Int8, op: MeanMax, source: Tensor) -> Int8:
+    """SPEC 5.7 on (n, H, W, C) -> (n, 1, 1, 2 C)."""
+    sums = (x.astype(np.int64) - source.zero_point).sum(axis=(1, 2), keepdims=True)
+    means = _saturate(requantize(sums, op.multiplier, op.shift) + source.zero_point)
+    return np.concatenate([means, x.max(axis=(1, 2), keepdims=True)], axis=3)
+
+
 def shortcut_pad(x: Int8, op: ShortcutPad, source: Tensor, target: Tensor) -> Int8:
     """SPEC 5.5 on (n, H, W, C)."""
     picked = x[:, :: op.stride, :: op.stride].astype(np.int64) - source.zero_point
@@ -89,7 +97,7 @@ def run_unit(
     values = dict(inputs)
     made: dict[str, Int8] = {}
     for op in unit.ops:
-        if isinstance(op, Threshold):
+        if isinstance(op, Decision):
             continue  # a decision, not a tensor: see `decide`
         source, target = plan.tensor(op.input), plan.tensor(op.output)
         x = values[op.input]
@@ -97,6 +105,8 @@ def run_unit(
             y = conv2d(x, op, weights, source, target)
         elif isinstance(op, Mean):
             y = mean(x, op, source, target)
+        elif isinstance(op, MeanMax):
+            y = mean_max(x, op, source)
         elif isinstance(op, ShortcutPad):
             y = shortcut_pad(x, op, source, target)
         else:
@@ -105,15 +115,31 @@ def run_unit(
     return made
 
 
-def decide(unit: Unit, logit: Int8) -> NDArray[np.bool_]:
-    """A gate's decision per image: open iff the logit exceeds the unit's integer threshold."""
-    decision: NDArray[np.bool_] = logit.reshape(len(logit)) > unit.threshold
+def margin(logits: Int8) -> NDArray[np.int64]:
+    """Largest minus second largest of each image's logits (n, ..., classes): 0..255."""
+    ordered = np.sort(logits.reshape(len(logits), -1).astype(np.int64), axis=1)
+    difference: NDArray[np.int64] = ordered[:, -1] - ordered[:, -2]
+    return difference
+
+
+def decide(unit: Unit, output: Int8) -> NDArray[np.bool_]:
+    """A gate's decision per image, from the integers that it left: SPEC 4.
+
+    A gate is open iff its logit exceeds the unit's threshold. An exit is open, so that the rest
+    of the network runs, iff the margin of its logits does not.
+    """
+    if unit.role == "exit":
+        return margin(output) <= unit.threshold
+    decision: NDArray[np.bool_] = output.reshape(len(output)) > unit.threshold
     return decision
 
 
 @dataclass(frozen=True)
 class Result:
-    """Of n images: logits (n, classes) int8; decisions (n, gates) and ran (n, units) bool."""
+    """Of n images: logits (n, classes) int8; decisions (n, gates) and ran (n, units) bool.
+
+    The decision of a gate that was not reached is False.
+    """
 
     logits: Int8
     decisions: NDArray[np.bool_]
@@ -128,29 +154,38 @@ class Result:
 
 @dataclass(frozen=True)
 class UnitRun:
-    """One unit's run: which images ran it, and the output of those."""
+    """One unit's run: which images ran it, the output of those, and a gate's own decisions."""
 
     unit: Unit
     images: NDArray[np.int64]
     output: Int8
+    decision: NDArray[np.bool_] | None
 
 
-def trace(plan: Plan, weights: Weights, x: Int8, gates: str = "learned") -> Iterator[UnitRun]:
-    """Run all units in order on one batch, a skipped body not being computed at all.
+RunUnit = Callable[[Unit, Mapping[str, Int8]], tuple[Int8, NDArray[np.bool_] | None]]
+"""(unit, its inputs by name) -> its output and, for a gate, its decision per image."""
+
+
+def walk(plan: Plan, x: Int8, gates: str, run_unit: RunUnit) -> Iterator[UnitRun]:
+    """Run all units in order on one batch, a unit only on those images that need it.
 
     Args:
         x: input (n, H, W, C).
         gates: a key of FORCE.
+        run_unit: computes a unit on the images that run it; never called without images.
 
     Yields:
         Each unit that ran on at least one image.
     """
     force = FORCE[gates]
-    everyone = np.arange(len(x))
     values: dict[str, Int8] = {plan.input: x}
     open_: dict[str, NDArray[np.bool_]] = {}
+    going = np.ones(len(x), bool)
     for unit in plan.units:
-        chosen = everyone if unit.condition is None else everyone[open_[unit.condition]]
+        if not going.any():
+            return
+        running = going if unit.condition is None else going & open_[unit.condition]
+        chosen = np.flatnonzero(running)
         if unit.condition is not None:
             # A body writes over its stream; images that skip it keep the stream as it is.
             add = unit.ops[-1]
@@ -158,16 +193,28 @@ def trace(plan: Plan, weights: Weights, x: Int8, gates: str = "learned") -> Iter
             values[unit.output] = values[add.stream].copy()
         if len(chosen) == 0:
             continue
-        inputs = {name: values[name][chosen] for name in unit.inputs}
-        output = run_unit(plan, weights, unit, inputs)[unit.output]
+        output, decision = run_unit(unit, {name: values[name][chosen] for name in unit.inputs})
         if unit.condition is None:
-            values[unit.output] = output
-        else:
-            values[unit.output][chosen] = output
-        if unit.role == "gate":
-            learned = decide(unit, output)
-            open_[unit.name] = learned if force is None else np.full(len(x), force)
-        yield UnitRun(unit, chosen, output)
+            # Images that have left keep zeros, which nothing reads.
+            values[unit.output] = np.zeros((len(x), *output.shape[1:]), np.int8)
+        values[unit.output][chosen] = output
+        if decision is not None:
+            opened = np.zeros(len(x), bool)
+            opened[chosen] = decision if force is None else force
+            open_[unit.name] = opened
+            if unit.role == "exit":
+                going = going & opened
+        yield UnitRun(unit, chosen, output, decision)
+
+
+def trace(plan: Plan, weights: Weights, x: Int8, gates: str = "learned") -> Iterator[UnitRun]:
+    """`walk` with the arithmetic of this module."""
+
+    def compute(unit: Unit, inputs: Mapping[str, Int8]) -> tuple[Int8, NDArray[np.bool_] | None]:
+        output = run_unit(plan, weights, unit, inputs)[unit.output]
+        return output, decide(unit, output) if unit in plan.gates else None
+
+    return walk(plan, x, gates, compute)
 
 
 def run(plan: Plan, weights: Weights, x: Int8, gates: str = "learned") -> Result:
@@ -180,8 +227,9 @@ def run(plan: Plan, weights: Weights, x: Int8, gates: str = "learned") -> Result
         for step in trace(plan, weights, x[start : start + BATCH], gates):
             rows = start + step.images
             ran[rows, step.unit.index] = True
-            if step.unit.role == "gate":
-                decisions[rows, gate_index[step.unit.name]] = decide(step.unit, step.output)
-            if step.unit.output == plan.output:
+            if step.decision is not None:
+                decisions[rows, gate_index[step.unit.name]] = step.decision
+            if step.unit.role in ("exit", "head"):
+                # Of those that go on, a later unit writes over it, as the firmware does.
                 logits[rows] = step.output.reshape(len(rows), -1)
     return Result(logits, decisions, ran)

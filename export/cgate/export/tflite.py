@@ -84,7 +84,7 @@ class Subgraph:
         self,
         builtin: str,
         inputs: Sequence[int],
-        output: int,
+        output: int | Sequence[int],
         options: Any = None,
         version: int = 1,
     ) -> None:
@@ -93,7 +93,7 @@ class Subgraph:
             getattr(schema.BuiltinOperator, builtin), version
         )
         operator.inputs = list(inputs)
-        operator.outputs = [output]
+        operator.outputs = [output] if isinstance(output, int) else list(output)
         if options is not None:
             kind = type(options).__name__.removesuffix("T")
             operator.builtinOptionsType = getattr(schema.BuiltinOptions, kind)
@@ -139,6 +139,27 @@ class Subgraph:
         options.keepDims = True
         self._operator("MEAN", [x, axes], output, options, 2)
 
+    def maximum(self, x: int, size: tuple[int, int], output: int) -> None:
+        """MAX_POOL_2D over windows of this height and width, at the same stride."""
+        options = schema.Pool2DOptionsT()
+        options.padding = schema.Padding.VALID
+        options.strideH, options.strideW = options.filterHeight, options.filterWidth = size
+        options.fusedActivationFunction = _activation(False)
+        self._operator("MAX_POOL_2D", [x], output, options, 2)
+
+    def multiply(self, a: int, b: int, output: int) -> None:
+        """MUL, elementwise; an axis of length 1 is repeated."""
+        options = schema.MulOptionsT()
+        options.fusedActivationFunction = _activation(False)
+        self._operator("MUL", [a, b], output, options, 2)
+
+    def concatenate(self, parts: Sequence[int], output: int) -> None:
+        """CONCATENATION along the channels; all at one scale."""
+        options = schema.ConcatenationOptionsT()
+        options.axis = 3
+        options.fusedActivationFunction = _activation(False)
+        self._operator("CONCATENATION", parts, output, options, 2)
+
     def subsample(self, x: int, stride: int, output: int) -> None:
         """Every stride-th pixel: AVERAGE_POOL_2D over 1x1 windows."""
         options = schema.Pool2DOptionsT()
@@ -155,6 +176,35 @@ class Subgraph:
     def greater(self, a: int, b: int, output: int) -> None:
         """GREATER, elementwise."""
         self._operator("GREATER", [a, b], output, schema.GreaterOptionsT(), 2)
+
+    def less_equal(self, a: int, b: int, output: int) -> None:
+        """LESS_EQUAL, elementwise."""
+        self._operator("LESS_EQUAL", [a, b], output, schema.LessEqualOptionsT())
+
+    def sub_int32(self, a: int, b: int, output: int) -> None:
+        """SUB of int32 tensors, exact."""
+        self._operator("SUB", [a, b], output, schema.SubOptionsT())
+
+    def to_int32(self, x: int, output: int) -> None:
+        """CAST of int8 codes to int32."""
+        options = schema.CastOptionsT()
+        options.inDataType = schema.TensorType.INT8
+        options.outDataType = schema.TensorType.INT32
+        self._operator("CAST", [x], output, options)
+
+    def largest_two(self, x: int, values: int, indices: int) -> None:
+        """TOPK_V2 with k = 2: the largest and the second largest along the last axis."""
+        name = f"{self._graph.tensors[values].name}/count"
+        count = self.tensor(name, (), np.int32, data=np.array(2, np.int32))
+        self._operator("TOPK_V2", [x, count], (values, indices), schema.TopKV2OptionsT(), 2)
+
+    def halves(self, x: int, axis: int, first: int, second: int) -> None:
+        """SPLIT into two along `axis`."""
+        name = f"{self._graph.tensors[x].name}/axis"
+        where = self.tensor(name, (), np.int32, data=np.array(axis, np.int32))
+        options = schema.SplitOptionsT()
+        options.numSplits = 2
+        self._operator("SPLIT", [where, x], (first, second), options)
 
     def interface(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         """Declare the graph's inputs and outputs, and a signature that names them."""

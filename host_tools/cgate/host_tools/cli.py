@@ -29,6 +29,7 @@ EXIT_INTERNAL = 70  # a defect of cgate itself, as EX_SOFTWARE in sysexits.h
 
 COMMANDS = {
     "train": "Train a gated network; resumes where it stopped.",
+    "sweep": "Search over recipes and seeds; the same command elsewhere joins in.",
     "calibrate": "Measure a checkpoint's activation ranges again.",
     "data": "List, download and check data sets.",
     "export": "Turn a checkpoint into an int8 bundle: plan, C and TFLite units.",
@@ -42,7 +43,7 @@ COMMANDS = {
 }
 
 # Packages that live in an extra, by the module whose import fails without them.
-EXTRAS = {"torch": "train", "sklearn": "demo", "tflite_runtime": "golden"}
+EXTRAS = {"torch": "train", "optuna": "train", "sklearn": "demo", "tflite_runtime": "golden"}
 
 EPILOG = """\b
 Examples:

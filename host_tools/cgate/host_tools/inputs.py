@@ -12,11 +12,14 @@ from cgate.core.data import load_dataset
 from cgate.core.errors import CgateError
 from cgate.core.plan import Plan
 
-# What tells data sets apart without loading them: shape of an image and number of classes.
+# What tells data sets apart without loading them: shape of an image, number of classes, and the
+# name of the first class.
 KNOWN = {
-    "digits": ((8, 8, 1), 10),
-    "cifar10": ((32, 32, 3), 10),
-    "cifar100": ((32, 32, 3), 100),
+    "digits": ((8, 8, 1), 10, "0"),
+    "cifar10": ((32, 32, 3), 10, "airplane"),
+    "cifar100": ((32, 32, 3), 100, "apple"),
+    "mnist": ((28, 28, 1), 10, "0"),
+    "svhn": ((32, 32, 3), 10, "0"),
 }
 
 
@@ -42,16 +45,19 @@ class Inputs:
 def guess_data(plan: Plan) -> str:
     """The data set with the network's input shape and number of classes.
 
+    If several have them, the one whose first class has the name in the plan, else the first.
+
     Raises:
         CgateError: no known data set has them.
     """
     shape, classes = plan.network.input_shape, plan.network.classes
-    for name, known in KNOWN.items():
-        if known == (shape, classes):
-            return name
+    fitting = {name: first for name, (*known, first) in KNOWN.items() if known == [shape, classes]}
+    if fitting:
+        named = [name for name, first in fitting.items() if first == plan.classes[0]]
+        return (named or list(fitting))[0]
     raise CgateError(
         f"no known data set has images of {_shape(shape)} in {classes} classes; known are "
-        + ", ".join(f"{name} ({_shape(s)}, {c} classes)" for name, (s, c) in KNOWN.items()),
+        + ", ".join(f"{name} ({_shape(s)}, {c} classes)" for name, (s, c, _) in KNOWN.items()),
         "choose one with --data NAME",
     )
 

@@ -150,6 +150,8 @@ def _classes(plan: Plan, record: Records) -> list[dict[str, Any]]:
 def _examples(plan: Plan, record: Records) -> dict[str, list[dict[str, Any]]]:
     """The cheapest and the dearest images, by instructions if counted, else by MACs."""
     cost = record.macs if record.total is None else record.total
+    gates = [j for j, unit in enumerate(plan.gates) if unit.role == "gate"]
+    left = {unit.index: unit.block if unit.role == "exit" else None for unit in plan.units}
     order = np.argsort(cost, kind="stable")
     count = min(EXAMPLES, len(order) // 2)
 
@@ -161,7 +163,8 @@ def _examples(plan: Plan, record: Records) -> dict[str, list[dict[str, Any]]]:
                 "predicted": plan.classes[record.classes[i]],
                 "macs": int(record.macs[i]),
                 "instructions": None if record.total is None else int(record.total[i]),
-                "open": [int(bit) for bit in record.decisions[i]],
+                "open": [int(record.decisions[i, j]) for j in gates],
+                "left": left[record.answered[i]],
             }
             for i in places
         ]

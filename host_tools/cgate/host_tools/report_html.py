@@ -6,7 +6,7 @@ positions of marks and how a number is written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -75,6 +75,19 @@ def _section(title: str, note: str, *parts: str) -> str:
     return f'<section><h2>{title}</h2><p class="note">{note}</p>{"".join(parts)}</section>'
 
 
+def _choices(value: Value) -> str:
+    """Where the network decides what to run, in words."""
+    text = f"{len(value['gates'])} of {value['blocks']} blocks have a gate"
+    exits = len(value["answers"]) - 1
+    if exits < 1:
+        return text
+    return f"{text}; there {'is one exit' if exits == 1 else f'are {exits} exits'}"
+
+
+def _deciders(value: Value) -> str:
+    return "gates and exits" if value["answers"] else "gates"
+
+
 def _header(value: Value) -> str:
     target, run = value["target"], value["run"]
     where = "QEMU" if run["runner"] == "qemu" else "this computer, not the target"
@@ -82,7 +95,7 @@ def _header(value: Value) -> str:
         f"<header><h1>{escape(value['network'])} on {escape(target['name'])}</h1>"
         f'<p class="soft">{whole(run["images"])} {escape(run["split"])} images of '
         f"{escape(run['data'])}, one by one, on {where}: {escape(target['description'])}. "
-        f"{len(value['gates'])} of {value['blocks']} blocks have a gate.</p></header>"
+        f"{_choices(value)}.</p></header>"
     )
 
 
@@ -101,7 +114,8 @@ def _tiles(value: Value) -> str:
         _tile(
             "MACs executed",
             percent(macs["share"]),
-            f"of the network without gates; gates included: {big(macs['executed']['mean'])} "
+            f"of the network without {_deciders(value)}, which are included: "
+            f"{big(macs['executed']['mean'])} "
             f"of {big(macs['dense'])}",
             "key",
         ),
@@ -111,7 +125,7 @@ def _tiles(value: Value) -> str:
         note = "per inference, QEMU; not latency"
         if opened is not None:
             ratio = counted["mean"] / opened["without_gates_mean"]
-            note = f"{percent(ratio)} of the network without gates; QEMU, not latency"
+            note = f"{percent(ratio)} of the network without {_deciders(value)}; QEMU, not latency"
         tiles.append(_tile("Instructions, mean", big(counted["mean"]), note, "key"))
     else:
         tiles.append(_tile("Instructions", NONE, "not counted: this run was not under QEMU"))
@@ -170,7 +184,7 @@ def _cost(value: Value) -> str:
     if counted is not None:
         rows.append(["instructions (QEMU)", *(whole(counted[key]) for key in keys)])
     bars = [
-        _bar("without gates", 1, f"{big(macs['dense'])} MAC", True),
+        _bar(f"without {_deciders(value)}", 1, f"{big(macs['dense'])} MAC", True),
         _bar(
             "executed, mean",
             macs["share"],
@@ -186,7 +200,7 @@ def _cost(value: Value) -> str:
         bars = [
             _bar("all gates open", 1, big(full), True),
             _bar(
-                "the same minus gates",
+                f"the same minus {_deciders(value)}",
                 rest / full,
                 f"{big(rest)} <small>{percent(rest / full)}</small>",
                 True,
@@ -201,8 +215,9 @@ def _cost(value: Value) -> str:
     what = "Instructions" if value["cost"] == "instructions" else "MACs"
     return _section(
         "What an image costs",
-        "Every inference takes its own route through the network. All figures include the gates "
-        f"themselves, which are {percent(macs['gates'] / macs['dense'])} of the MACs.",
+        "Every inference takes its own route through the network. All figures include the "
+        f"{_deciders(value)} themselves, which are {percent(macs['gates'] / macs['dense'])} of the "
+        "MACs.",
         *groups,
         f"<h3>{what} per inference, number of images</h3>",
         _histogram(value),
@@ -210,19 +225,27 @@ def _cost(value: Value) -> str:
     )
 
 
-def _heat(value: Value) -> str:
+def _heat(value: Value, rows_of: Sequence[tuple[str, Sequence[float | None]]]) -> str:
+    """A table of shares by class.
+
+    Args:
+        rows_of: name of a row, and its share for every class of the network.
+    """
     names = "".join(f'<th scope="col">{escape(row["name"])}</th>' for row in value["classes"])
     present = [value["class_names"].index(row["name"]) for row in value["classes"]]
     rows = []
-    for gate in value["gates"]:
+    for name, shares in rows_of:
         cells = []
         for label in present:
-            share = gate["by_class"][label]
+            share = shares[label]
+            if share is None:
+                cells.append(f"<td>{NONE}</td>")
+                continue
             kind = "hot" if share > 0.5 else ""
             cells.append(
                 f'<td><div class="{kind}" style="--x:{share:.4f}">{100 * share:.0f}</div></td>'
             )
-        rows.append(f'<tr><th scope="row">{escape(gate["block"])}</th>{"".join(cells)}</tr>')
+        rows.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>')
     return (
         '<div class="scroll" tabindex="0"><table class="heat"><thead><tr><th scope="col">block</th>'
         f"{names}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
@@ -234,19 +257,58 @@ def _gates(value: Value) -> str:
     bars = "".join(
         _bar(
             escape(gate["block"]),
-            gate["open"],
-            percent(gate["open"]) + constant.get(gate["open"], ""),
+            gate["open"] or 0,
+            NONE
+            if gate["open"] is None
+            else percent(gate["open"]) + constant.get(gate["open"], ""),
         )
         for gate in value["gates"]
     )
+    reached = "that reach it " if value["answers"] else ""
     return _section(
         "Which blocks run",
         f"How often each gate says open (its sigmoid is above {value['threshold']:g}), over all "
-        "images and by true class. A gate that is always open or always shut has learned nothing "
-        "about the image.",
+        f"images {reached}and by true class. A gate that is always open or always shut has learned "
+        "nothing about the image.",
         f'<div class="bars">{bars}</div>',
         "<h3>Open in % of the images of a class</h3>",
-        _heat(value),
+        _heat(value, [(gate["block"], gate["by_class"]) for gate in value["gates"]]),
+    )
+
+
+def _answers(value: Value) -> str:
+    counted = value["instructions"] is not None
+
+    def name(row: Value) -> str:
+        return "the end" if row["block"] is None else row["block"]
+
+    def text(number: float | None, write: Callable[[float], str]) -> str:
+        return NONE if number is None else write(number)
+
+    head = [("answered behind", ""), ("images", "n"), ("share", "n"), ("right", "n")]
+    head += [("MACs, mean", "n")] + ([("instructions, mean", "n")] if counted else [])
+    rows = [
+        [
+            escape(name(row)),
+            whole(row["images"]),
+            percent(row["share"]),
+            text(row["accuracy"], percent),
+            text(row["macs_mean"], whole),
+            *([text(row["instructions_mean"], whole)] if counted else []),
+        ]
+        for row in value["answers"]
+    ]
+    bars = "".join(
+        _bar(escape(name(row)), row["share"], percent(row["share"])) for row in value["answers"]
+    )
+    return _section(
+        "Where images leave",
+        "An exit answers at once where its two largest logits differ enough; nothing behind it "
+        "runs. Right is the share of correct answers among the images answered there.",
+        f'<div class="bars">{bars}</div>',
+        _table(head, rows),
+        "<h3>Answered there in % of the images of a class</h3>",
+        _heat(value, [(name(row), row["by_class"]) for row in value["answers"]]),
     )
 
 
@@ -333,12 +395,14 @@ def _examples(value: Value, pictures: Pictures) -> str:
             (f"{block} {'open' if bit else 'shut'}", "on" if bit else "off")
             for block, bit in zip(blocks, row["open"], strict=True)
         ]
-        route = "".join(f'<i class="{kind}" title="{escape(text)}"></i>' for text, kind in states)
+        squares = "".join(f'<i class="{kind}" title="{escape(text)}"></i>' for text, kind in states)
         words = ", ".join(text for text, _ in states)
+        left = f" left behind {escape(row['left'])}" if row["left"] else ""
+        route = f'<div class="route" role="img" aria-label="{escape(words)}">{squares}</div>'
         return (
             f'<div class="card">{picture}<div>{answer} <span class="soft">no. {row["image"]}'
-            f'</span></div><div class="num">{big(cost)} {unit}</div>'
-            f'<div class="route" role="img" aria-label="{escape(words)}">{route}</div></div>'
+            f'{left}</span></div><div class="num">{big(cost)} {unit}</div>'
+            f"{route if states else ''}</div>"
         )
 
     groups = "".join(
@@ -348,11 +412,8 @@ def _examples(value: Value, pictures: Pictures) -> str:
         if value["examples"][key]
     )
     order = ", ".join(escape(block) for block in blocks)
-    return _section(
-        "Cheap and dear images",
-        f"A filled square is a gate that opened; from left to right {order}.",
-        groups,
-    )
+    note = f"A filled square is a gate that opened; from left to right {order}." if blocks else ""
+    return _section("Cheap and dear images", note, groups)
 
 
 def _classes(value: Value) -> str:
@@ -450,12 +511,14 @@ def page(value: Value, pictures: Pictures) -> str:
     sections = [_cost(value)]
     if value["gates"]:
         sections.append(_gates(value))
+    if value["answers"]:
+        sections.append(_answers(value))
     sections += [_units(value), _classes(value)]
     if value["memory"] is not None:
         sections.append(_memory(value))
     if value["agreement"] is not None:
         sections.append(_agreement(value))
-    if value["examples"]["cheapest"] and value["gates"]:
+    if value["examples"]["cheapest"] and (value["gates"] or value["answers"]):
         sections.append(_examples(value, pictures))
     sections.append(_origin(value))
     title = f"{escape(value['network'])} on {escape(value['target']['name'])}"

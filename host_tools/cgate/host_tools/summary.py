@@ -24,8 +24,9 @@ class Records:
         images: indices into the split [n].
         labels: true classes [n].
         classes: predicted classes [n].
-        decisions: 1 where the gate said open [n, gates].
+        decisions: 1 where the gate said open, 0 where it was not reached [n, gates].
         ran: whether the unit ran [n, units].
+        answered: index of the unit that gave the answer: an exit or the head [n].
         macs: executed multiply-accumulates, gates included [n].
         units: instructions per unit, 0 where it did not run [n, units]; None on the host.
         total: instructions per inference [n]; None on the host.
@@ -36,6 +37,7 @@ class Records:
     classes: Numbers
     decisions: Numbers
     ran: NDArray[np.bool_]
+    answered: Numbers
     macs: Numbers
     units: Numbers | None
     total: Numbers | None
@@ -52,6 +54,8 @@ def records(plan: Plan, trace: Trace) -> Records:
         np.array(trace.classes, np.int64),
         np.array(trace.decisions, np.int64).reshape(count, len(plan.gates)),
         ran,
+        # Every route ends with the unit that answers.
+        len(plan.units) - 1 - ran[:, ::-1].argmax(axis=1),
         plan.executed_macs(ran),
         None if counted is None else np.array(counted.units, np.int64).reshape(ran.shape),
         None if counted is None else np.array(counted.total, np.int64),
@@ -82,24 +86,60 @@ def accuracy(record: Records) -> dict[str, float | int]:
     }
 
 
+def _by_class(plan: Plan, labels: Numbers, bits: NDArray[Any]) -> list[float | None]:
+    """Mean of `bits` over the images of each true class; None for a class without images."""
+    return [
+        float(bits[labels == label].mean()) if (labels == label).any() else None
+        for label in range(len(plan.classes))
+    ]
+
+
 def gate_rates(plan: Plan, record: Records) -> list[dict[str, Any]]:
-    """Per gate, how often it said open: over all images and per true class (None: no image)."""
+    """Per gate, how often it said open: over all images that reached it and per true class.
+
+    None stands where no image did.
+    """
     rates: list[dict[str, Any]] = []
     for i, unit in enumerate(plan.gates):
-        opened = record.decisions[:, i]
-        by_class = [
-            float(opened[record.labels == label].mean()) if (record.labels == label).any() else None
-            for label in range(len(plan.classes))
-        ]
+        if unit.role != "gate":
+            continue
+        reached = record.ran[:, unit.index]
+        opened, labels = record.decisions[reached, i], record.labels[reached]
         rates.append(
             {
                 "name": unit.name,
                 "block": unit.block,
-                "open": float(opened.mean()),
-                "by_class": by_class,
+                "open": float(opened.mean()) if len(opened) else None,
+                "by_class": _by_class(plan, labels, opened),
             }
         )
     return rates
+
+
+def answers(plan: Plan, record: Records) -> list[dict[str, Any]]:
+    """Who answers: a row per exit, then the head; empty for a network without exits.
+
+    `share` is of all images, `accuracy` and the means are over those that the unit answered.
+    """
+    rows: list[dict[str, Any]] = []
+    for unit in (*plan.exits, plan.units[-1]) if plan.exits else ():
+        chosen = record.answered == unit.index
+        right = record.classes[chosen] == record.labels[chosen]
+        any_ = bool(chosen.any())
+        counted = record.total[chosen] if record.total is not None and any_ else None
+        rows.append(
+            {
+                "name": unit.name,
+                "block": unit.block,
+                "images": int(chosen.sum()),
+                "share": float(chosen.mean()),
+                "by_class": _by_class(plan, record.labels, chosen),
+                "accuracy": float(right.mean()) if any_ else None,
+                "macs_mean": float(record.macs[chosen].mean()) if any_ else None,
+                "instructions_mean": None if counted is None else float(counted.mean()),
+            }
+        )
+    return rows
 
 
 def headline(plan: Plan, trace: Trace) -> dict[str, Any]:
@@ -117,6 +157,7 @@ def headline(plan: Plan, trace: Trace) -> dict[str, Any]:
         },
         "instructions": None if record.total is None else spread(record.total),
         "gates": gate_rates(plan, record),
+        "answers": answers(plan, record),
     }
 
 
@@ -149,4 +190,11 @@ def headline_lines(value: Mapping[str, Any], forced: bool = False) -> list[tuple
             )
         )
     said = "said open" if forced else "open"
-    return pairs + [(f"{gate['name']} {said}", f"{gate['open']:.1%}") for gate in value["gates"]]
+    for gate in value["gates"]:
+        rate = "not reached" if gate["open"] is None else f"{gate['open']:.1%}"
+        pairs.append((f"{gate['name']} {said}", rate))
+    for row in value["answers"]:
+        place = "went to the end" if row["block"] is None else f"left behind {row['block']}"
+        right = "" if row["accuracy"] is None else f", {row['accuracy']:.1%} of them right"
+        pairs.append((place, f"{row['share']:.1%}{right}"))
+    return pairs

@@ -74,7 +74,7 @@ def ran_units(plan: Plan, decisions: NDArray[np.uint8], gates: str) -> NDArray[n
     """Which units run, by the plan's conditions.
 
     Args:
-        decisions: uint8 [n, gates], what the gates themselves said.
+        decisions: uint8 [n, gates], what the gates themselves said; 0 where not reached.
         gates: "learned", or "open" or "shut" for all.
 
     Returns:
@@ -83,12 +83,7 @@ def ran_units(plan: Plan, decisions: NDArray[np.uint8], gates: str) -> NDArray[n
     opened = (
         decisions.astype(bool) if gates == "learned" else np.full(decisions.shape, gates == "open")
     )
-    place = {unit.name: i for i, unit in enumerate(plan.gates)}
-    ran = np.ones((len(decisions), len(plan.units)), np.uint8)
-    for unit in plan.units:
-        if unit.condition is not None:
-            ran[:, unit.index] = opened[:, place[unit.condition]]
-    return ran
+    return plan.ran(opened).astype(np.uint8)
 
 
 def make_trace(

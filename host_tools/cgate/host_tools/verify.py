@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cgate.core.errors import CgateError
-from cgate.core.plan import Bundle, ResidualAdd, Unit, load_bundle
+from cgate.core.plan import Bundle, Unit, load_bundle
 from cgate.core.progress import Progress, Silent
 from cgate.core.targets import Target, find_target
 from cgate.export import reference
@@ -30,7 +30,7 @@ Int8 = NDArray[np.int8]
 SCHEMA = 1
 VERIFICATION = "verify.json"
 ROUTES = ("tflite", "host", "qemu")
-PATTERNS = ("learned", "open")  # "open" runs every body on every image
+PATTERNS = ("learned", "open")  # "open" runs every unit on every image
 CHUNK = 100  # images at a time: bounds the memory for all intermediate results
 SHOWN = 5  # differing values that a report shows
 
@@ -173,35 +173,16 @@ class TfliteRoute:
 
     def __call__(self, images: Int8, gates: str) -> Outputs:
         """See Route."""
-        force = reference.FORCE[gates]
-        everyone = np.arange(len(images))
-        values: dict[str, Int8] = {self._plan.input: images}
-        opened: dict[str, NDArray[np.bool_]] = {}
-        outputs: dict[int, UnitOutput] = {}
-        for unit in self._plan.units:
-            chosen = everyone
-            if unit.condition is not None:
-                chosen = everyone[opened[unit.condition]]
-                values[unit.output] = values[_stream(unit)].copy()
-            if len(chosen) == 0:
-                continue
-            results = self._units[unit.index]([values[name][chosen] for name in unit.inputs])
-            if unit.condition is None:
-                values[unit.output] = results[0]
-            else:
-                values[unit.output][chosen] = results[0]
-            if unit.role == "gate":
-                decided = results[1].reshape(-1)
-                opened[unit.name] = decided if force is None else np.full(len(images), force)
-            outputs[unit.index] = UnitOutput(chosen, results[0].reshape(len(chosen), -1))
-        return outputs
+        return {
+            step.unit.index: UnitOutput(step.images, step.output.reshape(len(step.images), -1))
+            for step in reference.walk(self._plan, images, gates, self._run_unit)
+        }
 
-
-def _stream(unit: Unit) -> str:
-    """The tensor that a conditional unit writes over."""
-    last = unit.ops[-1]
-    assert isinstance(last, ResidualAdd)
-    return last.stream
+    def _run_unit(
+        self, unit: Unit, inputs: Mapping[str, Int8]
+    ) -> tuple[Int8, NDArray[np.bool_] | None]:
+        output, *decision = self._units[unit.index]([inputs[name] for name in unit.inputs])
+        return output, decision[0].reshape(-1) if decision else None
 
 
 class CompiledRoute:
@@ -276,7 +257,7 @@ class _Tally:
                 )
                 image = start + int(want.images[row])
                 self._first(Difference(self.route, gates, unit.name, image, "values", count, first))
-            if unit.role == "gate":
+            if unit in bundle.plan.gates:
                 self.decisions += len(want.images)
 
     def _first(self, difference: Difference) -> None:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import math
-import platform
-import subprocess
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor
@@ -21,29 +18,50 @@ from torch.optim import SGD, Adam, Optimizer
 from cgate.core.checkpoint import CARD, RANGES, SCHEMA, WEIGHTS
 from cgate.core.data import Dataset, load_dataset
 from cgate.core.errors import EXIT_CHECK_FAILED, CgateError
-from cgate.core.files import read_json, write_bytes, write_json, write_text
-from cgate.core.network import THRESHOLD, network_macs
-from cgate.core.progress import Progress
+from cgate.core.files import read_json, write_bytes, write_json
+from cgate.core.gates import GATE_KINDS
+from cgate.core.network import THRESHOLD, Network, network_macs
+from cgate.core.progress import Progress, Silent
 from cgate.core.version import __version__
 from cgate.train.batches import Batches
-from cgate.train.evaluate import Evaluation, evaluate
-from cgate.train.gates import GatePolicy, all_open, fixed, relaxed, shuffled
-from cgate.train.losses import consistency, cost_penalty, executed_share
-from cgate.train.models import GatedResNet
+from cgate.train.device import accelerated, describe, pick_device
+from cgate.train.evaluate import (
+    Evaluation,
+    collect,
+    evaluate,
+    exit_controls,
+    score,
+    set_margins,
+)
+from cgate.train.exits import exit_loss
+from cgate.train.fidelity import cir_fidelity
+from cgate.train.gates import GateOptions, GatePolicy, all_open, fixed, relaxed, shuffled
+from cgate.train.losses import bandpass, consistency, cost_penalty, distillation, executed_share
+from cgate.train.models import GatedResNet, Output
 from cgate.train.ranges import measure_ranges
 from cgate.train.recipes import Recipe
+from cgate.train.record import RUN, Record, commit, environment
 from cgate.train.resume import (
     STATE,
     Row,
     State,
     check_recipe,
     epoch_generator,
-    load_state,
+    load_shared_state,
     remove_state,
     save_state,
 )
+from cgate.train.schedules import SCHEDULES
+from cgate.train.world import ALONE, World, joined
 
-LOG = "log.csv"
+GATE_SCALARS = ("bias", "log_gamma", "log_temperature")
+SCALAR_FACTOR = 10.0
+"""Adam moves every number by the same step. A logit that hangs on one number, and not on layers
+of weights that move together, needs longer ones."""
+
+LOOK_EVERY = 50
+"""Steps between two looks at the loss on a GPU, which has to wait for each of them."""
+
 SMALL_STEP_MACS = 1_000_000_000
 """Forward MACs of a training step below which one thread is used."""
 
@@ -59,10 +77,15 @@ def one_cycle(done: float, rise: float) -> float:
 
 def _optimizers(model: GatedResNet, recipe: Recipe) -> dict[str, Optimizer]:
     gates: list[Tensor] = []
+    scalars: list[Tensor] = []
     plain: list[Tensor] = []
     decayed: list[Tensor] = []
     for name, value in model.named_parameters():
-        (gates if ".gate." in name else decayed if value.ndim > 1 else plain).append(value)
+        _, _, of_gate = name.partition(".gate.")
+        if of_gate:
+            (scalars if of_gate in GATE_SCALARS else gates).append(value)
+        else:
+            (decayed if value.ndim > 1 else plain).append(value)
     groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": recipe.weight_decay},
         {"params": plain},
@@ -70,25 +93,35 @@ def _optimizers(model: GatedResNet, recipe: Recipe) -> dict[str, Optimizer]:
     optimizers: dict[str, Optimizer] = {
         "trunk": SGD(groups, recipe.lr, momentum=0.9, nesterov=True)
     }
-    if gates:
+    if gates or scalars:
         # A gate's gradient is orders of magnitude below that of a convolution; Adam rescales it.
-        optimizers["gates"] = Adam(gates, recipe.gate_lr)
+        both = [{"params": gates}, {"params": scalars, "factor": SCALAR_FACTOR}]
+        optimizers["gates"] = Adam([each for each in both if each["params"]], recipe.gate_lr)
     return optimizers
 
 
-class _Run:
-    """One training run: a recipe, its data, model and optimizers."""
+class Run:
+    """One training run: a recipe, its data, model and optimizers.
 
-    def __init__(self, recipe: Recipe, dataset: Dataset) -> None:
+    Args:
+        world: the processes that train together; each takes its part of every batch.
+    """
+
+    def __init__(self, recipe: Recipe, dataset: Dataset, world: World = ALONE) -> None:
         self.recipe = recipe
         self.dataset = dataset
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.world = world
+        self.device = pick_device()
         self.network = recipe.network(dataset)
         self.macs = network_macs(self.network)
         # The caller's random numbers stay as they are.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            self.model = GatedResNet(self.network, recipe.gate_bias)
+            self.model = GatedResNet(
+                self.network,
+                GateOptions(recipe.gate_bias, recipe.cir_gradient),
+                recipe.exits is not None and recipe.exits.detach,
+            )
         self.model.to(self.device)
         # bfloat16 in the NCHW layout is several times slower than float32 on CPUs.
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -100,6 +133,7 @@ class _Run:
             shift=recipe.shift,
             flip=recipe.flip,
             fill=dataset.input_zero,
+            world=world,
         )
         if len(self.batches) == 0:
             images = len(dataset.train.labels[: recipe.limit])
@@ -109,15 +143,65 @@ class _Run:
                 "raise the limit or lower the batch",
             )
 
+    def record(self, out: Path, log: list[Row]) -> Record:
+        """The record of this run in the folder `out`, after the epochs in `log`."""
+        recipe = self.recipe
+        facts = {
+            "recipe": recipe.to_json(),
+            "network": self.network.to_json(),
+            "data": {"name": self.dataset.name, "md5": self.dataset.md5},
+            "environment": environment(describe(self.device), self.world.size),
+        }
+        return Record(out, facts, log, recipe.epochs, recipe.tau if self.network.gated else None)
+
     def policy(self, done: float, generator: torch.Generator) -> GatePolicy:
         """The relaxed gates after this fraction of the run."""
         recipe = self.recipe
         annealed = min(1.0, done / recipe.anneal)
-        temperature = recipe.temperature + annealed * (recipe.temperature_end - recipe.temperature)
-        return relaxed(temperature, 1 - annealed, generator)
+        schedule = SCHEDULES[recipe.temperature_schedule]
+        temperature = schedule(recipe.temperature, recipe.temperature_end, annealed)
+        return relaxed(temperature, recipe.noise * (1 - annealed), generator, recipe.hard)
+
+    def loss(self, output: Output, labels: Tensor, done: float) -> tuple[Tensor, Tensor]:
+        """What training pays for a batch, and the executed share of its relaxed gates.
+
+        Args:
+            output: of the batch.
+            labels: int64 [N].
+            done: fraction of the run.
+
+        Returns:
+            Two scalars, float32.
+        """
+        recipe = self.recipe
+        loss = functional.cross_entropy(output.logits, labels)
+        share = torch.ones_like(loss)
+        if output.gates:
+            share = executed_share(output.gates, self.macs)
+            loss = loss + cost_penalty(
+                share,
+                recipe.tau,
+                recipe.cost_weight,
+                done / recipe.warmup if recipe.warmup else 1.0,
+            )
+            if recipe.bandpass:
+                loss = loss + recipe.bandpass * bandpass(
+                    output.gates.values(), recipe.floor, recipe.ceiling
+                )
+            error = distillation(output.scores.values())
+            if error is not None:
+                loss = loss + recipe.distillation * error
+            if output.pairs:
+                loss = loss + recipe.consistency * consistency(output.pairs, len(labels))
+        if recipe.exits is not None:
+            loss = loss + exit_loss(output.exits, output.logits, labels, recipe.exits)
+        return loss, share
 
     def train_epoch(self, epoch: int, progress: Progress) -> Row:
         """Train for one epoch.
+
+        Several ranks average their gradients in each step; batch norm and the penalty on cost see
+        a rank's own part of the batch. Running statistics are averaged at the end.
 
         Returns:
             Means over the epoch: "loss", "share" (executed, of relaxed gates) and "lr" at its end.
@@ -126,48 +210,60 @@ class _Run:
             CgateError: the loss or a weight is no longer finite (code 1).
         """
         recipe = self.recipe
-        generator = epoch_generator(recipe.seed, epoch)
+        order = epoch_generator(recipe.seed, epoch)
+        # Every rank shuffles alike; the noise of its gates is its own.
+        generator = order if self.world.main else epoch_generator(recipe.seed, epoch, self.world)
         steps = len(self.batches)
-        loss_sum = share_sum = 0.0
+        look_every = 1 if self.device.type == "cpu" else LOOK_EVERY
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         rate = 0.0
+        note = f"epoch {epoch + 1}/{recipe.epochs}"
         self.model.train()
-        for step, (images, labels) in enumerate(self.batches.epoch(generator)):
+        for step, (images, labels) in enumerate(self.batches.epoch(order)):
             done = (epoch * steps + step) / (recipe.epochs * steps)
             # The rate of the step's middle: never 0, not even in the first step.
             rate = one_cycle(done + 0.5 / (recipe.epochs * steps), recipe.rise)
             for kind, peak in (("trunk", recipe.lr), ("gates", recipe.gate_lr)):
                 for group in self.optimizers[kind].param_groups if kind in self.optimizers else ():
-                    group["lr"] = peak * rate
+                    group["lr"] = peak * rate * group.get("factor", 1.0)
             with torch.autocast(
                 self.device.type, torch.bfloat16, enabled=recipe.dtype == "bfloat16"
             ):
                 output = self.model(
                     images, self.policy(done, generator), pairs=recipe.consistency > 0
                 )
-            loss = functional.cross_entropy(output.logits, labels)
-            share = 1.0
-            if output.gates:
-                executed = executed_share(output.gates, self.macs)
-                share = executed.item()
-                loss = loss + cost_penalty(
-                    executed, recipe.tau, recipe.cost_weight, done / recipe.warmup
-                )
-                if output.pairs:
-                    loss = loss + recipe.consistency * consistency(output.pairs)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise self._diverged(f"the loss is {value} in step {step + 1}", epoch)
+            loss, share = self.loss(output, labels, done)
+            # One rank cannot stop alone: the others would wait for it. They look after the epoch.
+            if self.world.size == 1 and step % look_every == 0:
+                value = loss.item()
+                note = f"epoch {epoch + 1}/{recipe.epochs}, loss {value:.3f}"
+                if not math.isfinite(value):
+                    raise self._diverged(f"the loss is {value} in step {step + 1}", epoch)
             for optimizer in self.optimizers.values():
                 optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
+            self.world.average(
+                value.grad for value in self.model.parameters() if value.grad is not None
+            )
             for optimizer in self.optimizers.values():
                 optimizer.step()
-            loss_sum += value
-            share_sum += share
-            progress.advance(1, f"epoch {epoch + 1}/{recipe.epochs}, loss {value:.3f}")
+            sums += torch.stack([loss.detach(), share.detach()])
+            progress.advance(1, note)
+        self.world.average(value for value in self.model.buffers() if value.is_floating_point())
+        self.world.average([sums])
+        loss_mean, share_mean = (sums / steps).tolist()
+        if not math.isfinite(loss_mean):
+            raise self._diverged(f"the mean loss is {loss_mean}", epoch)
         if not all(bool(value.isfinite().all()) for value in self.model.state_dict().values()):
             raise self._diverged("a weight is no longer finite", epoch)
-        return {"loss": loss_sum / steps, "share": share_sum / steps, "lr": recipe.lr * rate}
+        return {"loss": loss_mean, "share": share_mean, "lr": recipe.lr * rate}
+
+    def validate(self) -> Evaluation:
+        """Results on the validation images, after the exits' margins were chosen by them."""
+        answers = collect(self.model, self.dataset.validation, world=self.world)
+        if self.recipe.exits is not None:
+            set_margins(self.model, answers, self.recipe.exits)
+        return score(self.model.network, answers)
 
     def _diverged(self, what: str, epoch: int) -> CgateError:
         kept = f"epoch {epoch} is kept" if epoch else "nothing was saved yet"
@@ -179,7 +275,7 @@ class _Run:
 
 
 @contextlib.contextmanager
-def _enough_threads(run: _Run) -> Iterator[None]:
+def enough_threads(run: Run) -> Iterator[None]:
     """One thread for steps so small that handing them to a second one costs more than it saves.
 
     On a busy machine that waiting has been seen to cost seven times the step itself.
@@ -202,66 +298,87 @@ def _row(epoch: int, trained: Row, result: Evaluation, dense_macs: int) -> Row:
         "validation_accuracy": round(result.accuracy, 6),
         "executed_share": round(result.executed_macs / dense_macs, 6),
     }
-    return row | {f"open_{block}": round(rate, 6) for block, rate in result.open_rates.items()}
+    row |= {f"open_{block}": round(rate, 6) for block, rate in result.open_rates.items()}
+    return row | {f"left_{each.block}": round(each.left, 6) for each in result.exits}
 
 
 def _line(row: Row, epochs: int) -> str:
     gates = [value for key, value in row.items() if key.startswith("open_")]
+    exits = [value for key, value in row.items() if key.startswith("left_")]
     text = (
         f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  loss {row['train_loss']:.3f}  "
         f"validation {row['validation_accuracy']:.2%}"
     )
-    if gates:
-        text += f"  executed {row['executed_share']:.1%}  open"
-        text += "".join(f" {rate:.2f}" for rate in gates)
+    if gates or exits:
+        text += f"  executed {row['executed_share']:.1%}"
+    for word, rates in (("open", gates), ("left", exits)):
+        if rates:
+            text += f"  {word}" + "".join(f" {rate:.2f}" for rate in rates)
     return text
 
 
-def _collapsed(row: Row | None) -> str:
-    """What is wrong with the gates in an epoch: "open" or "shut" for all images, or ""."""
-    gates = {value for key, value in (row or {}).items() if key.startswith("open_")}
-    return {frozenset({1.0}): "open", frozenset({0.0}): "shut"}.get(frozenset(gates), "")
+def _stuck(row: Row | None) -> dict[str, str]:
+    """The gates that do the same for every validation image: "open" or "shut" by block."""
+    return {
+        key.removeprefix("open_"): "open" if value else "shut"
+        for key, value in (row or {}).items()
+        if key.startswith("open_") and value in (0.0, 1.0)
+    }
 
 
-def _write_log(out: Path, log: list[Row]) -> None:
-    lines = [",".join(log[0]), *(",".join(str(value) for value in row.values()) for row in log)]
-    write_text(out / LOG, "\n".join(lines) + "\n")
+def _collapse(network: Network, log: list[Row], warming: bool) -> str:
+    """What to say of gates that decide nothing since the last epoch; "" if there is no news.
 
-
-def _commit() -> str | None:
-    """The commit that this file is tracked in, "-dirty" if changed; None outside a checkout."""
-    here = Path(__file__)
-    for arguments in (
-        ["ls-files", "--error-unmatch", here.name],
-        ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-    ):
-        try:
-            done = subprocess.run(
-                ["git", *arguments],
-                cwd=here.parent,
-                capture_output=True,
-                text=True,
-                check=True,
-                timeout=10,
-            )
-        except (OSError, subprocess.SubprocessError):
-            return None
-    return done.stdout.strip()
+    Args:
+        log: a row per epoch; not empty.
+        warming: the cost is not yet in force: gates start open on purpose.
+    """
+    now, before = _stuck(log[-1]), _stuck(log[-2] if len(log) > 1 else None)
+    settled = [b.name for b in network.gated if b.gate is not None and b.gate.kind == "static"]
+    news = {
+        block: state
+        for block, state in now.items()
+        if before.get(block) != state and block not in settled and not (warming and state == "open")
+    }
+    if not news:
+        return ""
+    states = set(now.values())
+    if len(now) == len(network.gated) and len(states) == 1:
+        return f"all gates are {states.pop()} for every validation image, so none decides"
+    which = ", ".join(f"{block} is {state}" for block, state in news.items())
+    return f"for every validation image {which}: such a gate decides nothing"
 
 
 def _result(evaluation: Evaluation) -> dict[str, float]:
     return {"accuracy": evaluation.accuracy, "executed_macs": evaluation.executed_macs}
 
 
-def _card(run: _Run, progress: Progress) -> dict[str, Any]:
+def _gate_facts(kind: str) -> dict[str, Any]:
+    """What the card says of the gates' kind: what they see, whether they save, and export."""
+    facts = GATE_KINDS[kind]
+    return {
+        "kind": kind,
+        "looks_at": facts.looks_at,
+        "saves": not facts.needs_body,
+        "exportable": not facts.refusal,
+        "refusal": facts.refusal,
+    }
+
+
+def _card(run: Run, progress: Progress) -> dict[str, Any]:
     """Evaluate the trained model and describe it; the only place that reads the test images."""
     recipe, dataset, model = run.recipe, run.dataset, run.model
     progress.start("evaluate", 5 if model.network.gated else 2)
-    validation = evaluate(model, dataset.validation)
+    validation = run.validate()
     progress.advance()
-    test = evaluate(model, dataset.test)
+    answers = collect(model, dataset.test, world=run.world)
+    test = score(model.network, answers)
     progress.advance()
     controls: dict[str, dict[str, float]] = {}
+    if model.network.exits:
+        generator = torch.Generator().manual_seed(recipe.seed)
+        for name, result in exit_controls(model.network, answers, generator).items():
+            controls[name] = _result(result)
     if model.network.gated:
         # Gates are worth their cost only if the network beats the same weights with each gate
         # fixed at its most frequent decision. That decision is taken on the validation images.
@@ -273,9 +390,9 @@ def _card(run: _Run, progress: Progress) -> dict[str, Any]:
             "shuffled": shuffled(generator),
         }
         for name, policy in policies.items():
-            controls[name] = _result(evaluate(model, dataset.test, policy))
+            leave = policy is not all_open  # "open" runs everything
+            controls[name] = _result(evaluate(model, dataset.test, policy, leave, run.world))
             progress.advance()
-    cuda = run.device.type == "cuda"
     return {
         "schema": SCHEMA,
         "network": model.network.to_json(),
@@ -293,17 +410,18 @@ def _card(run: _Run, progress: Progress) -> dict[str, Any]:
             block: {"all": rate, "by_class": test.by_class[block]}
             for block, rate in test.open_rates.items()
         },
+        "exits": [
+            {"margin": each.margin, **asdict(result)}
+            for each, result in zip(model.network.exits, test.exits, strict=True)
+        ],
+        "gate": None if recipe.gate is None else _gate_facts(recipe.gate.kind),
+        "cir": cir_fidelity(model, dataset.test),
         "executed_macs": test.executed_macs,
         "dense_macs": run.macs.dense,
         "controls": controls,
         "cgate": __version__,
-        "commit": _commit(),
-        "environment": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "device": torch.cuda.get_device_name() if cuda else "cpu",
-        },
+        "commit": commit(),
+        "environment": environment(describe(run.device), run.world.size),
     }
 
 
@@ -319,9 +437,10 @@ def _finished(out: Path, recipe: Recipe) -> dict[str, Any] | None:
         card = read_json(out / CARD, "the card of the checkpoint there")
         check_recipe(out, card.get("recipe") if isinstance(card, dict) else None, recipe.to_json())
         return dict(card)
-    if out.is_dir() and any(out.iterdir()) and not (out / STATE).exists():
+    ours = (out / STATE).exists() or (out / RUN).exists()
+    if out.is_dir() and any(out.iterdir()) and not ours:
         raise CgateError(
-            f"{out} is not empty and holds no training run (it has no {STATE})",
+            f"{out} is not empty and holds no training run (it has no {RUN})",
             "choose another --out, or empty that folder",
         )
     return None
@@ -340,7 +459,8 @@ def train(
 
     Every epoch is saved. The same call on the same folder goes on after the last epoch saved, and
     on a CPU ends with the same bits as a run that was never stopped. A run that is finished is
-    not trained again.
+    not trained again. Started by `torchrun`, its processes train one network together; only the
+    first reads an earlier run in `out` and writes there.
 
     Args:
         recipe: what to train.
@@ -361,20 +481,43 @@ def train(
         recipe = replace(recipe, epochs=epochs)
     if limit is not None:
         recipe = replace(recipe, limit=limit)
-    finished = _finished(out, recipe)
-    if finished is not None:
-        progress.message(f"{out} holds this run already, finished")
-        return finished
-    run = _Run(recipe, load_dataset(recipe.data, data_dir))
-    with _enough_threads(run):
-        _fit(run, out, progress)
-        return _finish(run, out, progress)
+    with joined() as world:
+        if not world.main:
+            progress = Silent()
+        finished = world.share(_finished(out, recipe) if world.main else None)
+        if finished is not None:
+            progress.message(f"{out} holds this run already, finished")
+            return finished
+        run = Run(recipe, load_dataset(recipe.data, data_dir), world)
+        with enough_threads(run):
+            with accelerated(run.model, run.device):
+                fit(run, out, progress)
+            return _finish(run, out, progress)
 
 
-def _fit(run: _Run, out: Path, progress: Progress) -> None:
+def train_epochs(
+    recipe: Recipe, out: Path, *, data_dir: Path | None = None, progress: Progress
+) -> Row:
+    """Train to the last epoch, but stop before the test images are read.
+
+    `train` with the same recipe and folder goes on from there to a finished checkpoint.
+
+    Returns:
+        The last row of log.csv.
+
+    Raises:
+        CgateError: as `train` does.
+    """
+    run = Run(recipe, load_dataset(recipe.data, data_dir))
+    with enough_threads(run), accelerated(run.model, run.device):
+        return fit(run, out, progress).log[-1]
+
+
+def fit(run: Run, out: Path, progress: Progress) -> State:
     """Train to the last epoch, saving each."""
     recipe = run.recipe
-    state = load_state(out, recipe.to_json(), run.model, run.optimizers)
+    state = load_shared_state(run.world, out, recipe.to_json(), run.model, run.optimizers)
+    record = run.record(out, state.log) if run.world.main else None
     progress.start(f"train {recipe.name}", recipe.epochs * len(run.batches))
     if state.epoch:
         progress.advance(state.epoch * len(run.batches))
@@ -382,20 +525,18 @@ def _fit(run: _Run, out: Path, progress: Progress) -> None:
     try:
         while state.epoch < recipe.epochs:
             trained = run.train_epoch(state.epoch, progress)
-            result = evaluate(run.model, run.dataset.validation)
+            result = run.validate()
             row = _row(state.epoch, trained, result, run.macs.dense)
-            collapse = _collapsed(row)
-            before = _collapsed(state.log[-1] if state.log else None)
             state = State(state.epoch + 1, [*state.log, row])
+            if record is None:
+                continue
             save_state(out, recipe.to_json(), state, run.model, run.optimizers)
-            _write_log(out, state.log)
-            progress.message(_line(row, recipe.epochs))
-            # Gates start open on purpose: that is worth a word only once the cost is in force.
-            warming = collapse == "open" and state.epoch <= recipe.warmup * recipe.epochs
-            if collapse and collapse != before and not warming:
-                progress.message(
-                    f"all gates are {collapse} for every validation image, so none decides"
-                )
+            taken = record.epoch(row)
+            progress.message(f"{_line(row, recipe.epochs)}  {taken}")
+            warming = state.epoch <= recipe.warmup * recipe.epochs
+            collapse = _collapse(run.network, state.log, warming)
+            if collapse:
+                progress.message(collapse)
     except KeyboardInterrupt:
         progress.message(
             f"stopped; epoch {state.epoch} of {recipe.epochs} is saved in {out}, "
@@ -404,10 +545,16 @@ def _fit(run: _Run, out: Path, progress: Progress) -> None:
             else "stopped before the first epoch was saved"
         )
         raise
+    finally:
+        if record is not None:
+            record.close()
+    return state
 
 
-def _finish(run: _Run, out: Path, progress: Progress) -> dict[str, Any]:
+def _finish(run: Run, out: Path, progress: Progress) -> dict[str, Any]:
     """Write weights, ranges and card of a trained network, and remove what resuming needed."""
+    if not run.world.main:
+        return _card(run, progress)
     weights = {name: value.cpu().contiguous() for name, value in run.model.state_dict().items()}
     write_bytes(out / WEIGHTS, save(weights))
     card = _card(run, progress)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from cgate.core.network import UnitMacs
+from cgate.train.gates import Score
+from cgate.train.maps import cosine
 
 
 def executed_share(gates: Mapping[str, Tensor], macs: UnitMacs) -> Tensor:
     """Executed MACs over the MACs of the dense network, mean over a batch; differentiable.
 
+    The body of a shut gate counts as saved, also where the gate needs F(x) and saves nothing
+    (`cir`): that is the quantity which the paper penalises. Evaluation counts such bodies in full.
+
     What always runs, and the gates themselves, count: 0.70 means that 30 % is truly saved, and
-    a network whose gates are all open has a share a little above 1.
+    a network whose gates are all open has a share a little above 1. Exits count too, as if no
+    image left: their margins are chosen after training.
 
     Args:
         gates: gate values float32 [N] by block name, one entry per gated block; not empty.
@@ -23,7 +29,8 @@ def executed_share(gates: Mapping[str, Tensor], macs: UnitMacs) -> Tensor:
     Returns:
         A scalar, float32.
     """
-    always = macs.stem + macs.head + sum(macs.gates.values())
+    always = macs.stem + macs.head
+    always += sum(sum(part.values()) for part in (macs.gates, macs.exits, macs.shortcuts))
     always += sum(cost for block, cost in macs.bodies.items() if block not in gates)
     gated = torch.stack([gate.mean() * macs.bodies[block] for block, gate in gates.items()])
     return (always + gated.sum()) / macs.dense
@@ -37,12 +44,12 @@ def cost_penalty(share: Tensor, tau: float, weight: float, progress: float) -> T
     Args:
         share: from `executed_share`.
         tau: share that costs nothing.
-        progress: epochs done over the epochs of the warm-up.
+        progress: epochs done over the epochs of the warm-up; above 1 without one.
     """
     return weight * min(1.0, progress) * torch.relu(share - tau).square()
 
 
-def consistency(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+def consistency(pairs: Sequence[tuple[Tensor, Tensor]], images: int) -> Tensor:
     """1 - cosine of a block's output with its gate open and its actual output, mean over blocks.
 
     Zero where all gates are open. It draws shut blocks towards bodies that matter little
@@ -50,19 +57,42 @@ def consistency(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
 
     Args:
         pairs: `Output.pairs`; not empty.
+        images: in the batch. Those whose gate is open are not in the pairs: they add nothing.
 
     Returns:
         A scalar, float32.
     """
-    cosines = []
-    for pair in pairs:
-        # In NHWC order the maps flatten without a copy, as they are channels_last.
-        opened, actual = (values.permute(0, 2, 3, 1).flatten(1).float() for values in pair)
-        product, opened_square, actual_square = (
-            torch.linalg.vecdot(left, right)
-            for left, right in ((opened, actual), (opened, opened), (actual, actual))
-        )
-        # An image whose maps are all zero has no angle; the clamp keeps its gradient finite.
-        norms = (opened_square * actual_square).clamp(min=1e-12).sqrt()
-        cosines.append((product / norms).mean())
-    return 1 - torch.stack(cosines).mean()
+    sums = [(1 - cosine(opened, actual)).sum() for opened, actual in pairs]
+    return torch.stack(sums).mean() / images
+
+
+def bandpass(gates: Iterable[Tensor], floor: float, ceiling: float) -> Tensor:
+    """The penalty on gates that open too seldom or too often, mean over gates.
+
+    relu(floor - rate)^2 + relu(rate - ceiling)^2 with rate a gate's mean over the batch: the
+    bandpass loss of SRA (arXiv 2509.14255) per gate in place of per expert; with two ways instead
+    of N the factor N^2 goes into the weight.
+
+    Args:
+        gates: gate values float32 [N] of each gate; not empty.
+        floor, ceiling: rates between which nothing is paid.
+
+    Returns:
+        A scalar, float32.
+    """
+    rates = torch.stack([gate.mean() for gate in gates])
+    return (torch.relu(floor - rates).square() + torch.relu(rates - ceiling).square()).mean()
+
+
+def distillation(scores: Iterable[Score]) -> Tensor | None:
+    """Mean squared error of predicted against true CIR, mean over the gates that predict it.
+
+    Returns:
+        A scalar, float32; None if no gate predicts.
+    """
+    errors = [
+        (score.predicted - score.cir).square().mean()
+        for score in scores
+        if score.predicted is not None and score.cir is not None
+    ]
+    return torch.stack(errors).mean() if errors else None

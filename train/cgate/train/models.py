@@ -1,76 +1,33 @@
-"""ResNets with gates: their description, and the torch module built from a description."""
+"""The torch module of a described network."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cgate.core.errors import CgateError
-from cgate.core.network import Block, Conv, Gate, Network
-from cgate.train.gates import GatePolicy, build_gate, learned
+from cgate.core.network import Block, Conv, Network
+from cgate.train.gates import (
+    GateOptions,
+    GatePolicy,
+    Score,
+    Seen,
+    Statistics,
+    build_gate,
+    image_keys,
+    learned,
+)
+from cgate.train.maps import branch
 
 EPSILON = 1e-5
-DEPTHS = (8, 14, 20, 32)
+NEARLY_OPEN = 0.9999
+"""A gate value above this is open, or as good as open."""
 
 Observer = Callable[[str, Tensor, Tensor | None], None]
 """(tensor name, values [N, ...], gate values [N] where only images with an open gate count)."""
-
-
-def resnet(
-    depth: int,
-    input_shape: tuple[int, int, int],
-    classes: int,
-    input_zero: int,
-    input_divisor: int,
-    *,
-    width: int = 16,
-    gate: Gate | None = None,
-    gate_downsampling: bool = False,
-) -> Network:
-    """A CIFAR ResNet (He et al. 2016, arXiv 1512.03385, section 4.2) with option A shortcuts.
-
-    Args:
-        depth: 6 n + 2, one of DEPTHS: three stages of n blocks of two 3x3 convolutions.
-        input_shape: height, width, channels.
-        input_zero, input_divisor: the network sees (pixel - input_zero) / input_divisor.
-        width: channels of the first stage; later stages have twice and four times as many.
-        gate: put on every block that keeps its shape; None for a dense network.
-        gate_downsampling: put it on the other blocks too; their shortcut always runs.
-
-    Raises:
-        CgateError: the depth is not in DEPTHS.
-    """
-    if depth not in DEPTHS:
-        raise CgateError(f"depth {depth} is not supported; allowed are {DEPTHS}")
-    blocks = []
-    channels = width
-    for stage in range(3):
-        out = width << stage
-        for index in range((depth - 2) // 6):
-            same = channels == out
-            body = (Conv(channels, out, stride=1 if same else 2), Conv(out, out, relu=False))
-            blocks.append(
-                Block(
-                    f"s{stage + 1}b{index}",
-                    body,
-                    "identity" if same else "pad",
-                    gate if same or gate_downsampling else None,
-                )
-            )
-            channels = out
-    return Network(
-        f"resnet{depth}",
-        input_shape,
-        input_zero,
-        input_divisor,
-        classes,
-        Conv(input_shape[2], width),
-        tuple(blocks),
-    )
 
 
 class BatchNorm(nn.Module):
@@ -86,12 +43,17 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalised `x`; in training mode the running statistics move by a tenth."""
+    def forward(self, x: Tensor, statistics: Statistics | None = None) -> Tensor:
+        """Normalised `x`; in training mode the running statistics move by a tenth.
+
+        Args:
+            statistics: running ones to use and to move in place of the layer's own.
+        """
+        running = self if statistics is None else statistics
         return functional.batch_norm(
             x,
-            self.running_mean,
-            self.running_var,
+            running.running_mean,
+            running.running_var,
             self.weight,
             self.bias,
             self.training,
@@ -107,55 +69,90 @@ def _conv(conv: Conv) -> nn.Conv2d:
         conv.kernel,
         conv.stride,
         conv.kernel // 2,
+        groups=conv.groups,
         bias=False,
     )
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     return layer
 
 
-class ResidualBlock(nn.Module):
-    """relu(shortcut(x) + gate * body(x)), built from a Block."""
+def _normalised(conv: Conv) -> nn.ModuleDict:
+    return nn.ModuleDict({"conv": _conv(conv), "bn": BatchNorm(conv.out_channels)})
 
-    def __init__(self, block: Block, gate_bias: float) -> None:
+
+class ResidualBlock(nn.Module):
+    """relu(shortcut(x) + gate * body(x)), built from a Block, which may do without the ReLU."""
+
+    def __init__(self, block: Block, options: GateOptions) -> None:
         super().__init__()
         self.block = block
         for i, conv in enumerate(block.body, 1):
             self.add_module(f"conv{i}", _conv(conv))
             self.add_module(f"bn{i}", BatchNorm(conv.out_channels))
+        if block.projection is not None:
+            self.projection = _normalised(block.projection)
         if block.gate is not None:
-            self.gate = build_gate(block.gate, block.body[0].in_channels, gate_bias)
+            self.gate = build_gate(block, options)
 
-    def body(self, x: Tensor, ran: Tensor | None, observe: Observer | None) -> Tensor:
-        """The residual branch F(x), before it is gated."""
+    def body(self, x: Tensor, own: Mapping[str, Statistics] | None = None) -> list[Tensor]:
+        """What each convolution of the residual branch leaves; the last one is F(x).
+
+        Args:
+            own: batch statistics by layer, in place of the block's.
+        """
+        made = []
         for i, conv in enumerate(self.block.body, 1):
-            x = self.get_submodule(f"bn{i}")(self.get_submodule(f"conv{i}")(x))
+            statistics = None if own is None else own[f"bn{i}"]
+            x = self.get_submodule(f"bn{i}")(self.get_submodule(f"conv{i}")(x), statistics)
             if conv.relu:
                 x = torch.relu(x)
-            if observe is not None:
-                observe(f"{self.block.name}.conv{i}", x, ran)
-        return x
+            made.append(x)
+        return made
 
-    def shortcut(self, x: Tensor, observe: Observer | None) -> Tensor:
-        """The input itself, or every stride-th pixel of it between zero channels."""
+    def shortcut(self, x: Tensor, own: Mapping[str, Statistics] | None = None) -> Tensor:
+        """What is added to the residual branch; broadcasts to its shape.
+
+        The input itself, every stride-th pixel of it between zero channels, its projection, or
+        the scalar 0 of a block without a shortcut.
+        """
         if self.block.shortcut == "identity":
             return x
-        stride = self.block.stride
-        added = self.block.body[-1].out_channels - x.shape[1]
-        x = x[:, :, ::stride, ::stride]
-        x = functional.pad(x, (0, 0, 0, 0, added // 2, added - added // 2))
-        if observe is not None:
-            observe(f"{self.block.name}.shortcut", x, None)
+        if self.block.shortcut == "none":
+            return x.new_zeros(())
+        if self.block.projection is not None:
+            statistics = None if own is None else own["projection"]
+            x = self.projection["bn"](self.projection["conv"](x), statistics)
+        else:
+            stride = self.block.stride
+            added = self.block.body[-1].out_channels - x.shape[1]
+            x = x[:, :, ::stride, ::stride]
+            x = functional.pad(x, (0, 0, 0, 0, added // 2, added - added // 2))
         return x
 
-    def decide(self, x: Tensor, policy: GatePolicy, observe: Observer | None) -> Tensor | None:
-        """Gate values float32 [N], or None for a block without a gate."""
-        if self.block.gate is None:
-            return None
-        tensors: dict[str, Tensor] = self.gate(x)
-        if observe is not None:
-            for name, value in tensors.items():
-                observe(f"{self.block.name}.gate.{name}", value, None)
-        return policy(self.block.name, tensors["logit"][:, 0])
+    def activate(self, x: Tensor) -> Tensor:
+        """What follows the addition."""
+        return torch.relu(x) if self.block.relu else x
+
+    def replay(self, x: Tensor, own: Mapping[str, Statistics]) -> tuple[Tensor, Tensor]:
+        """Shortcut and F of another input than the block's, with other batch statistics."""
+        return self.shortcut(x, own), self.body(x, own)[-1]
+
+    def observe(
+        self,
+        observe: Observer,
+        score: Score | None,
+        gate: Tensor | None,
+        made: list[Tensor],
+        stream: Tensor,
+    ) -> None:
+        """Tell of the block's tensors, in the order in which the device makes them."""
+        name = self.block.name
+        for what, value in {} if score is None else score.tensors.items():
+            observe(f"{name}.gate.{what}", value, None)
+        for i, value in enumerate(made, 1):
+            observe(f"{name}.conv{i}", value, gate)
+        if self.block.shortcut in ("pad", "projection"):
+            observe(f"{name}.shortcut", stream, None)
 
 
 @dataclass(frozen=True)
@@ -165,13 +162,18 @@ class Output:
     Args:
         logits: float32 [N, classes].
         gates: gate values float32 [N] by block name, for the gated blocks in order.
+        scores: what each of these gates said, by block name.
         pairs: for each gated block, its output had the gate been open and its actual output,
-            [N, C, H, W]; empty unless asked for.
+            [M, C, H, W], of those images whose gate is not open; empty unless asked for.
+        exits: the logits of each exit, float32 [N, classes] by block name, in order. All are
+            computed for all images; `exits.places` tells who would have left where.
     """
 
     logits: Tensor
     gates: dict[str, Tensor]
+    scores: dict[str, Score]
     pairs: list[tuple[Tensor, Tensor]]
+    exits: dict[str, Tensor]
 
 
 class GatedResNet(nn.Module):
@@ -181,19 +183,32 @@ class GatedResNet(nn.Module):
 
     Args:
         network: any network that `network_from_json` accepts.
-        gate_bias: logit of an untrained gate, about.
+        options: how gates start and learn.
+        detach_exits: whether the gradient of an exit ends at its input, so that the trunk is
+            trained for the head alone.
     """
 
-    def __init__(self, network: Network, gate_bias: float = 2.0) -> None:
+    def __init__(
+        self,
+        network: Network,
+        options: GateOptions | None = None,
+        detach_exits: bool = False,
+    ) -> None:
         super().__init__()
         self.network = network
-        self.stem = nn.ModuleDict(
-            {"conv": _conv(network.stem), "bn": BatchNorm(network.stem.out_channels)}
-        )
+        self.detach_exits = detach_exits
+        self.stem = _normalised(network.stem)
         self.blocks = nn.ModuleDict(
-            {block.name: ResidualBlock(block, gate_bias) for block in network.blocks}
+            {block.name: ResidualBlock(block, options or GateOptions()) for block in network.blocks}
         )
         self.head = nn.Linear(network.features, network.classes)
+        # Last, so that all else starts with the same random weights as without exits.
+        self.exits = nn.ModuleDict(
+            {
+                each.block: nn.Linear(network.channels_after(each.block), network.classes)
+                for each in network.exits
+            }
+        )
 
     def forward(
         self,
@@ -218,27 +233,47 @@ class GatedResNet(nn.Module):
         x = torch.relu(self.stem["bn"](self.stem["conv"](x)))
         if observe is not None:
             observe("stem", x, None)
+        keys = image_keys(pixels)
         gates: dict[str, Tensor] = {}
+        scores: dict[str, Score] = {}
         outputs: list[tuple[Tensor, Tensor]] = []
+        exits: dict[str, Tensor] = {}
         for name, module in self.blocks.items():
             assert isinstance(module, ResidualBlock)
-            gate = module.decide(x, policy, observe)
-            residual = module.body(x, gate, observe)
-            stream = module.shortcut(x, observe)
+            made = module.body(x)
+            residual = made[-1]
+            stream = module.shortcut(x)
+            score, gate = None, None
+            if module.block.gate is not None:
+                score = module.gate(Seen(x, stream, residual, module.replay, keys))
+                scores[name] = score
+                gates[name] = gate = policy(name, score.logit)
+            if observe is not None:
+                module.observe(observe, score, gate, made, stream)
             if gate is None:
-                x = torch.relu(stream + residual)
+                x = module.activate(stream + residual)
             else:
-                gates[name] = gate
-                opened = torch.relu(stream + residual) if pairs else None
-                x = torch.relu(stream + gate.to(residual.dtype)[:, None, None, None] * residual)
-                if opened is not None:
-                    outputs.append((opened, x))
+                # Where a gate is open the pair is the same twice, and so is its gradient: zero.
+                shut = gate < NEARLY_OPEN if pairs else torch.zeros_like(gate, dtype=torch.bool)
+                sums = branch(stream, residual, gate, shut.nonzero()[:, 0])
+                x, opened, actual = (module.activate(each) for each in sums)
+                if pairs:
+                    outputs.append((opened, actual))
             if observe is not None:
                 observe(f"{name}.out", x, None)
-        with torch.autocast(x.device.type, enabled=False):
-            mean = x.mean((2, 3), dtype=torch.float32)
-            logits = self.head(mean)
-        if observe is not None:
-            observe("head.mean", mean, None)
-            observe("head.logits", logits, None)
-        return Output(logits, gates, outputs)
+            if name in self.exits:
+                seen = x.detach() if self.detach_exits else x
+                exits[name] = _classify(seen, self.exits[name], f"{name}.exit", observe)
+        logits = _classify(x, self.head, "head", observe)
+        return Output(logits, gates, scores, outputs, exits)
+
+
+def _classify(x: Tensor, linear: nn.Module, name: str, observe: Observer | None) -> Tensor:
+    """Logits float32 [N, classes]: mean over the map, and a linear layer."""
+    with torch.autocast(x.device.type, enabled=False):
+        mean = x.mean((2, 3), dtype=torch.float32)
+        logits: Tensor = linear(mean)
+    if observe is not None:
+        observe(f"{name}.mean", mean, None)
+        observe(f"{name}.logits", logits, None)
+    return logits

@@ -105,7 +105,14 @@ def measure_ranges(model: GatedResNet, dataset: Dataset, seed: int) -> dict[str,
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randperm(len(dataset.train), generator=generator)[:IMAGES].sort().values
     images = torch.from_numpy(dataset.train.images[drawn.numpy()])
-    policies = dict(zip(PATTERNS, (all_open, learned, at_random(generator)), strict=True))
+    patterns = (all_open, learned, at_random(generator))
+    # A static gate decides alike for all images, on the device too: its body runs or is left out.
+    static = {b.name for b in model.network.gated if b.gate is not None and b.gate.kind == "static"}
+
+    def settled(policy: GatePolicy) -> GatePolicy:
+        return lambda block, logits: (learned if block in static else policy)(block, logits)
+
+    policies = {name: settled(each) for name, each in zip(PATTERNS, patterns, strict=True)}
     tensors: dict[str, dict[str, dict[str, float]]] = {}
     for pattern, policy in policies.items():
         for name, values in _watch(model, images, policy).items():

@@ -6,11 +6,13 @@ one epoch ahead after a crash and is cut back.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -19,6 +21,7 @@ from torch.optim import Optimizer
 
 from cgate.core.errors import CgateError
 from cgate.core.files import read_json, write_bytes, write_json
+from cgate.train.world import ALONE, World
 
 LAST = "last.safetensors"
 STATE = "state.json"
@@ -108,6 +111,28 @@ def load_state(
     return State(epoch, log)
 
 
+def load_shared_state(
+    world: World,
+    out: Path,
+    recipe: Mapping[str, Any],
+    model: nn.Module,
+    optimizers: Mapping[str, Optimizer],
+) -> State:
+    """`load_state` on every rank, from the folder of rank 0: ranks need not share a disk.
+
+    Raises:
+        CgateError: as `load_state` does, on every rank.
+    """
+    if world.size == 1:
+        return load_state(out, recipe, model, optimizers)
+    paths = [out / name for name in (STATE, LAST)]
+    files = world.share({path.name: path.read_bytes() for path in paths if path.exists()})
+    with tempfile.TemporaryDirectory() as copy:
+        for name, data in files.items():
+            write_bytes(Path(copy) / name, data)
+        return load_state(Path(copy), recipe, model, optimizers)
+
+
 def check_recipe(out: Path, stored: Any, recipe: Mapping[str, Any]) -> None:
     """Refuse to mix two recipes in one folder.
 
@@ -142,7 +167,8 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def epoch_generator(seed: int, epoch: int) -> torch.Generator:
-    """The CPU generator of one epoch; it depends on nothing but these two numbers."""
-    # Below 2^63: seeds are below 2^32 and no run has 2^31 epochs.
-    return torch.Generator().manual_seed((epoch + 1) * (1 << 32) + seed)
+def epoch_generator(seed: int, epoch: int, world: World = ALONE) -> torch.Generator:
+    """The CPU generator of one epoch and rank; it depends on nothing but these numbers."""
+    # torch's CPU generator uses the low 32 bits of a seed and drops the others: mix, do not pack.
+    mixed = np.random.SeedSequence([seed, epoch, world.rank]).generate_state(1)
+    return torch.Generator().manual_seed(int(mixed[0]))

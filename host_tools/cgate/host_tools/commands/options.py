@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from cgate.core.targets import Target, find_target
+
+if TYPE_CHECKING:
+    from cgate.train.recipes import Recipe
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,6 +42,33 @@ def data_options(function: F) -> F:
     ):  # fmt: skip
         function = decorate(function)
     return function
+
+
+def recipe_options(function: F) -> F:
+    """Options that change a recipe; `changed` takes them."""
+    for decorate in (
+        click.option("--seed", type=click.IntRange(0, (1 << 32) - 1), metavar="N",
+                     help="Of the initial weights and of all that is drawn."),
+        click.option("--width", type=click.FloatRange(0, 8, min_open=True), metavar="FACTOR",
+                     help="Times the channels of the published network."),
+        click.option("--network", "model", metavar="NAME", help="Instead of the recipe's."),
+        click.option("--data", metavar="NAME", help="Instead of the recipe's."),
+        click.option("--ablation", metavar="NAME",
+                     help="Take one thing away, such as no-cir; an unknown name lists all."),
+        click.option("--gate", metavar="KIND",
+                     help="Kind of gate instead of the recipe's, or none; an unknown name lists all."),
+    ):  # fmt: skip
+        function = decorate(function)
+    return function
+
+
+def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe with what the options of `recipe_options` gave."""
+    given = {key: value for key, value in changes.items() if value is not None}
+    gate, ablation = given.pop("gate", None), given.pop("ablation", None)
+    recipe = replace(recipe, **given)
+    recipe = recipe if gate is None else recipe.with_gate(gate)
+    return recipe if ablation is None else recipe.ablated(ablation)
 
 
 def data_dir_option(function: F) -> F:

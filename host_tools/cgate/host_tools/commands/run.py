@@ -39,7 +39,7 @@ from cgate.host_tools.console import facts
     type=click.Choice(["learned", "open", "shut"]),
     default="learned",
     show_default=True,
-    help="Let gates decide, or force them all.",
+    help="Let gates and exits decide, or force all: open runs everything, shut the least.",
 )
 @click.option("--name", metavar="NAME", help="Folder under runs/. Default: made from the options.")
 @jobs_option

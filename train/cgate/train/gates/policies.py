@@ -1,9 +1,4 @@
-"""Gates: the layers that score a block, and the policies that turn scores into decisions.
-
-A gate kind is a module that maps a block's input to a logit, one per image; a policy maps logits
-to gate values. A new kind needs a class in GATES, its cost in `cgate.core.network.gate_macs` and,
-to be exported, a lowering.
-"""
+"""Gate policies: from logits to gate values, in training, in evaluation and for controls."""
 
 from __future__ import annotations
 
@@ -11,56 +6,15 @@ import math
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from cgate.core.network import THRESHOLD, Gate
+from cgate.core.network import THRESHOLD
 
 CUT = math.log(THRESHOLD / (1 - THRESHOLD))
 """A gate is open where its logit exceeds this: sigmoid(CUT) = THRESHOLD, CUT = -0.2007."""
 
 GatePolicy = Callable[[str, Tensor], Tensor]
 """(block name, logits float32 [N]) -> gate values float32 [N] in 0..1."""
-
-
-class Controller(nn.Module):
-    """Scores an image by the mean of the block's input: two linear layers, a ReLU between.
-
-    Args:
-        channels: of the block's input.
-        hidden: units between the layers.
-        bias: logit of an untrained gate, about; above CUT it starts open.
-    """
-
-    def __init__(self, channels: int, hidden: int, bias: float) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(channels, hidden)
-        self.fc2 = nn.Linear(hidden, 1)
-        # Small weights, so that the bias alone decides at first, for every image.
-        nn.init.normal_(self.fc2.weight, std=0.01)
-        nn.init.constant_(self.fc2.bias, bias)
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """The gate's tensors by their name in ranges.json, float32.
-
-        Args:
-            x: the block's input, [N, C, H, W].
-
-        Returns:
-            "mean" [N, C], "hidden" [N, hidden] and "logit" [N, 1].
-        """
-        # The decision is a comparison: bfloat16 would move it by more than the int8 gate does.
-        with torch.autocast(x.device.type, enabled=False):
-            mean = x.mean((2, 3), dtype=torch.float32)
-            hidden = torch.relu(self.fc1(mean))
-            return {"mean": mean, "hidden": hidden, "logit": self.fc2(hidden)}
-
-
-GATES: Mapping[str, Callable[[int, int, float], nn.Module]] = {"controller": Controller}
-
-
-def build_gate(gate: Gate, channels: int, bias: float) -> nn.Module:
-    """The module of a gate on a block whose input has this many channels."""
-    return GATES[gate.kind](channels, gate.hidden, bias)
 
 
 def learned(block: str, logits: Tensor) -> Tensor:
@@ -122,7 +76,9 @@ def relaxed(
 
     def policy(block: str, logits: Tensor) -> Tensor:
         logistic = torch.logit(torch.rand(len(logits), generator=generator), eps=1e-6)
-        soft = torch.sigmoid((logits - CUT + noise * logistic.to(logits)) / temperature)
+        # A copy that blocked would make the host wait for the GPU at every gate.
+        logistic = logistic.to(logits.device, logits.dtype, non_blocking=True)
+        soft = torch.sigmoid((logits - CUT + noise * logistic) / temperature)
         if not hard:
             return soft
         return (soft > 0.5).to(soft) + soft - soft.detach()

@@ -109,7 +109,7 @@ def test_bad_usage(arguments: list[str], text: str, capsys: Captured) -> None:
         (["exprot", "--json"], None),
         (["run", "--json"], "run"),
         (["--json", "run", "missing-bundle"], "run"),
-        (["data", "check", "mnist", "--json"], "data check"),
+        (["data", "check", "imagenet", "--json"], "data check"),
     ],
 )
 def test_errors_come_as_json_too(

@@ -120,8 +120,8 @@ def test_verify_finds_a_changed_weight(bundle: Path, tmp_path: Path, capsys: Cap
 
 
 def test_data_that_does_not_fit(bundle: Path, tmp_path: Path, capsys: Captured) -> None:
-    assert main(["run", str(bundle), "--data", "mnist"]) == 2
-    assert "unknown data set 'mnist'" in capsys.readouterr().err
+    assert main(["run", str(bundle), "--data", "imagenet"]) == 2
+    assert "unknown data set 'imagenet'" in capsys.readouterr().err
 
 
 def test_calibrate(digits_checkpoint: Path, tmp_path: Path, capsys: Captured) -> None:

@@ -52,6 +52,28 @@ def test_an_unknown_network_lists_all(tmp_path: Path, capsys: Captured) -> None:
     assert "mobilenetv2" in capsys.readouterr().err
 
 
+def test_gate_and_ablation_change_the_recipe(tmp_path: Path, capsys: Captured) -> None:
+    out = tmp_path / "run"
+    options = ["--gate", "cir-predicted", "--ablation", "soft-gates", "--epochs", "1"]
+    assert main(["train", *SMALL, *options, "--out", str(out)]) == 0
+    text = capsys.readouterr()
+    assert "predicted CIR s1b0" in text.out and "next: cgate export" in text.err
+    recipe = read_json(out / "card.json", "card")["recipe"]
+    assert recipe["name"] == "demo-cir-predicted-soft-gates"
+    assert (recipe["gate"]["kind"], recipe["hard"]) == ("cir-predicted", False)
+
+
+@pytest.mark.parametrize(
+    ("option", "listed"), [("--gate", "cir-predicted"), ("--ablation", "immediate-penalty")]
+)
+def test_an_unknown_gate_or_ablation_lists_all(
+    option: str, listed: str, tmp_path: Path, capsys: Captured
+) -> None:
+    arguments = ["train", "--recipe", "demo", option, "x", "--out", str(tmp_path / "x")]
+    assert main(arguments) == 2
+    assert listed in capsys.readouterr().err
+
+
 def test_the_other_processes_of_torchrun_say_nothing(
     tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,12 +8,11 @@ pytest.importorskip("torch", reason='pip install "cgate[train]"')
 
 import torch
 
-from cgate.core.network import THRESHOLD, Gate
+from cgate.core.network import THRESHOLD
 from cgate.train.gates import (
     CUT,
     all_open,
     at_random,
-    build_gate,
     fixed,
     learned,
     relaxed,
@@ -78,17 +77,3 @@ def test_random_policies_are_seeded() -> None:
     permuted = shuffled(generator(1))("a", logits)
     assert permuted.sum() == learned("a", logits).sum()
     assert not torch.equal(permuted, learned("a", logits))
-
-
-def test_an_untrained_gate_is_open_and_knows_its_parts() -> None:
-    torch.manual_seed(0)
-    gate = build_gate(Gate("controller", 8), 16, 2.0)
-    x = torch.rand(5, 16, 4, 4) * 3
-    tensors = gate(x)
-    assert {name: tuple(value.shape) for name, value in tensors.items()} == {
-        "mean": (5, 16),
-        "hidden": (5, 8),
-        "logit": (5, 1),
-    }
-    torch.testing.assert_close(tensors["mean"], x.flatten(2).mean(2))
-    assert learned("a", tensors["logit"][:, 0]).all()

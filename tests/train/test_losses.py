@@ -8,7 +8,7 @@ import torch
 
 from cgate.core.network import Gate, network_macs
 from cgate.train.gates import all_open, relaxed
-from cgate.train.losses import consistency, cost_penalty, executed_share
+from cgate.train.losses import bandpass, consistency, cost_penalty, executed_share
 from cgate.train.models import GatedResNet
 from cgate.train.networks import Task, build_network
 
@@ -74,14 +74,42 @@ def test_consistency_is_one_minus_the_cosine_over_all_blocks() -> None:
     expected = torch.stack(
         [torch.cosine_similarity(a.flatten(1), b.flatten(1)).mean() for a, b in pairs]
     )
-    assert consistency(pairs).item() == pytest.approx(1 - expected.mean().item(), abs=1e-6)
+    assert consistency(pairs, 6).item() == pytest.approx(1 - expected.mean().item(), abs=1e-6)
     same = [(a, a) for a, _ in pairs]
-    assert consistency(same).item() == pytest.approx(0, abs=1e-6)
+    assert consistency(same, 6).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_images_with_an_open_gate_add_nothing_to_the_consistency() -> None:
+    # The pairs leave them out; with them the value and all gradients are the same.
+    torch.manual_seed(0)
+    model = GatedResNet(NETWORK)
+    images = torch.randint(0, 256, (12, 8, 8, 1), dtype=torch.uint8)
+    found, expected = [], []
+    for whole in (False, True):
+        model.zero_grad()
+        policy = relaxed(1.0, 2.0, torch.Generator().manual_seed(3))
+        pairs = model(images, policy, pairs=True).pairs
+        assert any(0 < len(opened) < 12 for opened, _ in pairs)
+        if whole:
+            # The gates' values are drawn alike, and all images are kept.
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("cgate.train.models.NEARLY_OPEN", 2.0)
+                policy = relaxed(1.0, 2.0, torch.Generator().manual_seed(3))
+                pairs = model(images, policy, pairs=True).pairs
+            assert all(len(opened) == 12 for opened, _ in pairs)
+        loss = consistency(pairs, 12)
+        loss.backward()  # type: ignore[no-untyped-call]
+        values = [loss.detach()] + [
+            value.grad for value in model.parameters() if value.grad is not None
+        ]
+        (expected if whole else found).extend(values)
+    for left, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(left, right, atol=1e-6, rtol=1e-4)
 
 
 def test_consistency_of_an_empty_map_has_a_finite_gradient() -> None:
     opened = torch.zeros(2, 3, 4, 4, requires_grad=True)
-    consistency([(opened, torch.zeros(2, 3, 4, 4))]).backward()  # type: ignore[no-untyped-call]
+    consistency([(opened, torch.zeros(2, 3, 4, 4))], 2).backward()  # type: ignore[no-untyped-call]
     assert opened.grad is not None and opened.grad.isfinite().all()
 
 
@@ -89,4 +117,16 @@ def test_open_gates_are_consistent() -> None:
     model = GatedResNet(NETWORK)
     images = torch.randint(0, 256, (8, 8, 8, 1), dtype=torch.uint8)
     output = model(images, all_open, pairs=True)
-    assert consistency(output.pairs).item() == pytest.approx(0, abs=1e-5)
+    assert consistency(output.pairs, 8).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_the_bandpass_is_free_between_floor_and_ceiling() -> None:
+    for rate, pull in ((0.0, -1), (0.1, -1), (0.2, 0), (0.5, 0), (0.9, 0), (0.95, 1), (1.0, 1)):
+        gate = torch.full((10,), rate, requires_grad=True)
+        loss = bandpass([gate, torch.full((10,), 0.5)], 0.2, 0.9)
+        over = max(0.2 - rate, 0.0) + max(rate - 0.9, 0.0)
+        assert loss.item() == pytest.approx(over**2 / 2, abs=1e-7)
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert gate.grad is not None
+        # Gradient descent opens a gate whose gradient is negative.
+        assert (torch.sign(gate.grad) == pull).all()

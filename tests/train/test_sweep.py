@@ -55,11 +55,9 @@ def test_a_sweep_over_choices_tries_each_once_and_reads_no_test_image(
     tiny: Recipe, tmp_path: Path
 ) -> None:
     recipe = one_epoch(tiny)
-    axes = (Axis("lr", choices=(0.05, 0.1)),)
-    sweep = Sweep((recipe, replace(recipe, name="other", tau=0.9)), axes, seeds=2)
+    sweep = Sweep((recipe, replace(recipe, name="other", lr=0.05)), seeds=2)
     rows = run_sweep(sweep, tmp_path, 100, progress=Silent())
-    combinations = {(row["recipe"], row["lr"]) for row in rows}
-    assert len(rows) == len(combinations) == 4
+    assert sorted(row["recipe"] for row in rows) == ["other", "tiny"]
     assert not list(tmp_path.rglob("card.json"))
     best = max(rows, key=lambda row: (row["validation_accuracy"], -row["executed_share"]))
     assert [row["trial"] for row in rows if row["chosen"]] == [best["trial"]]

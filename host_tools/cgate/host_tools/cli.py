@@ -6,12 +6,15 @@ Commands live in `commands/`, one module each, and are imported only when they a
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
@@ -222,10 +225,37 @@ def _as_user_error(error: BaseException) -> CgateError:
     )
 
 
+@contextlib.contextmanager
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """Being terminated, or losing the terminal, ends a command as Ctrl-C does.
+
+    By default Python would end at once and leave emulators running and temporary files behind.
+    A signal that is ignored (nohup) stays ignored.
+    """
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    changed = [
+        number
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if threading.current_thread() is threading.main_thread()
+        and signal.getsignal(number) is signal.SIG_DFL
+    ]
+    for number in changed:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def _perform(arguments: Sequence[str]) -> tuple[int, dict[str, Any] | None, Sequence[str], Any]:
     """Run a command: exit code, JSON data, lines, and the exception or None."""
     try:
-        result = cgate.main(list(arguments), prog_name="cgate", standalone_mode=False)
+        with _ended_like_ctrl_c():
+            result = cgate.main(list(arguments), prog_name="cgate", standalone_mode=False)
     except (Exception, KeyboardInterrupt) as error:
         return _as_user_error(error).code, None, (), error
     if isinstance(result, Outcome):

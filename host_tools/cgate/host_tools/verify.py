@@ -37,10 +37,14 @@ SHOWN = 5  # differing values that a report shows
 
 @dataclass(frozen=True)
 class UnitOutput:
-    """What one unit left: which of n images ran it, and the output of those, (m, size) int8."""
+    """What one unit left: which of n images ran it, and the output of those, (m, size) int8.
+
+    A gate's own decisions, (m,) bool, are those before anything forces them.
+    """
 
     images: NDArray[np.int64]
     values: Int8
+    decisions: NDArray[np.bool_] | None = None
 
 
 Outputs = Mapping[int, UnitOutput]
@@ -63,8 +67,9 @@ class Difference:
     Args:
         gates: the gate pattern of the run.
         image: index of the first image that differs.
-        why: "values" of the unit's output, or "ran": the unit ran on one side only.
-        count: differing int8 values in this unit.
+        why: "values" of the unit's output; "decision" of the gate, its logit being equal; or
+            "ran": the unit ran on one side only.
+        count: differing int8 values, decisions or images in this unit.
         first: (position in the output, expected, found) of the first few.
     """
 
@@ -81,6 +86,8 @@ class Difference:
         place = f"{self.route}: first difference in unit {self.unit}, image {self.image}, gates "
         if self.why == "ran":
             return [place + f"{self.gates}: the unit ran on one side only (a gate differs)"]
+        if self.why == "decision":
+            return [place + f"{self.gates}: {self.count} decisions differ, the logits are equal"]
         return [
             place + f"{self.gates}: {self.count} values differ",
             *(
@@ -185,16 +192,34 @@ class TfliteRoute:
                 values[unit.output] = values[_stream(unit)].copy()
             if len(chosen) == 0:
                 continue
-            results = self._units[unit.index]([values[name][chosen] for name in unit.inputs])
+            results = self._run(unit, [values[name][chosen] for name in unit.inputs])
             if unit.condition is None:
                 values[unit.output] = results[0]
             else:
                 values[unit.output][chosen] = results[0]
+            decided = None
             if unit.role == "gate":
                 decided = results[1].reshape(-1)
                 opened[unit.name] = decided if force is None else np.full(len(images), force)
-            outputs[unit.index] = UnitOutput(chosen, results[0].reshape(len(chosen), -1))
+            outputs[unit.index] = UnitOutput(chosen, results[0].reshape(len(chosen), -1), decided)
         return outputs
+
+    def _run(self, unit: Unit, inputs: Sequence[Int8]) -> list[NDArray[Any]]:
+        """CgateError if the unit's file is not of this unit."""
+        shapes = [(len(inputs[0]), *self._plan.tensor(unit.output).shape)]
+        if unit.role == "gate":
+            shapes.append((len(inputs[0]), 1, 1, 1))
+        try:
+            results = self._units[unit.index](inputs)
+            found = [each.shape for each in results]
+            if found != shapes:
+                raise ValueError(f"its outputs have the shapes {found} instead of {shapes}")
+        except (ValueError, RuntimeError) as error:
+            raise CgateError(
+                f"{unit_file(unit)} does not hold the plan's unit {unit.name}: {error}",
+                "export the checkpoint again",
+            ) from error
+        return results
 
 
 def _stream(unit: Unit) -> str:
@@ -216,11 +241,18 @@ class CompiledRoute:
     def __call__(self, images: Int8, gates: str) -> Outputs:
         """See Route."""
         results = run(self._build, images, gates=gates, show=True, progress=self._progress)
-        return {
-            unit.index: UnitOutput(rows, np.stack([_shown(results[row], unit) for row in rows]))
-            for unit in self._plan.units
-            if len(rows := _rows(results, unit))
-        }
+        places = {unit.index: place for place, unit in enumerate(self._plan.gates)}
+        outputs: dict[int, UnitOutput] = {}
+        for unit in self._plan.units:
+            rows = _rows(results, unit)
+            if len(rows):
+                shown = np.stack([_shown(results[row], unit) for row in rows])
+                place = places.get(unit.index)
+                decided = None
+                if place is not None:
+                    decided = np.array([results[row].decisions[place] for row in rows], bool)
+                outputs[unit.index] = UnitOutput(rows, shown, decided)
+        return outputs
 
 
 def _rows(results: Sequence[Result], unit: Unit) -> NDArray[np.int64]:
@@ -235,7 +267,11 @@ def _shown(result: Result, unit: Unit) -> Int8:
 
 def _reference(bundle: Bundle, images: Int8, gates: str) -> dict[int, UnitOutput]:
     return {
-        step.unit.index: UnitOutput(step.images, step.output.reshape(len(step.images), -1))
+        step.unit.index: UnitOutput(
+            step.images,
+            step.output.reshape(len(step.images), -1),
+            reference.decide(step.unit, step.output) if step.unit.role == "gate" else None,
+        )
         for step in reference.trace(bundle.plan, bundle.weights, images, gates)
     }
 
@@ -276,8 +312,15 @@ class _Tally:
                 )
                 image = start + int(want.images[row])
                 self._first(Difference(self.route, gates, unit.name, image, "values", count, first))
-            if unit.role == "gate":
+            if want.decisions is not None and got.decisions is not None:
                 self.decisions += len(want.images)
+                flips = np.flatnonzero(want.decisions != got.decisions)
+                self.differing += len(flips)
+                if len(flips):
+                    image = start + int(want.images[flips[0]])
+                    self._first(Difference(
+                        self.route, gates, unit.name, image, "decision", len(flips), ()
+                    ))  # fmt: skip
 
     def _first(self, difference: Difference) -> None:
         self.difference = self.difference or difference

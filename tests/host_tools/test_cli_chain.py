@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cgate.core.data import Dataset, Split, load_dataset
 from cgate.core.plan import load_bundle
 from cgate.host_tools.cli import main
 from synthetic import small_network, write_checkpoint
@@ -124,7 +125,21 @@ def test_verify_finds_a_changed_weight(bundle: Path, tmp_path: Path, capsys: Cap
     assert not found["equal"] and found["comparisons"][0]["difference"]["unit"] == "stem"
 
 
-def test_data_that_does_not_fit(bundle: Path, tmp_path: Path, capsys: Captured) -> None:
+def test_images_of_another_shape(
+    bundle: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(name: str, data_dir: Path | None = None) -> Dataset:
+        digits = load_dataset("digits")
+        split = Split(digits.test.images[:, :, :7], digits.test.labels)
+        return replace(digits, train=split, validation=split, test=split)
+
+    monkeypatch.setattr("cgate.host_tools.inputs.load_dataset", other)
+    assert main(["run", str(bundle), "--data", "digits"]) == 2
+    message = capsys.readouterr().err
+    assert "images of 8x7x1" in message and "takes 8x8x1" in message
+
+
+def test_unknown_data(bundle: Path, capsys: Captured) -> None:
     assert main(["run", str(bundle), "--data", "mnist"]) == 2
     assert "unknown data set 'mnist'" in capsys.readouterr().err
 

@@ -16,8 +16,6 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed_version
 from typing import Any
 
 import click
@@ -25,6 +23,7 @@ import click
 from cgate.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TOOL_MISSING, EXIT_USAGE, CgateError
 from cgate.core.files import json_text
 from cgate.core.progress import Progress, Silent
+from cgate.core.version import __version__
 from cgate.host_tools.console import ConsoleProgress, print_error, wants_bar
 
 JSON_SCHEMA = 1
@@ -66,11 +65,8 @@ Exit codes:
 
 
 def version() -> str:
-    """Version of the installed package; "uninstalled" when run straight from the sources."""
-    try:
-        return installed_version("cgate")
-    except PackageNotFoundError:
-        return "uninstalled"
+    """Version of the code that is running."""
+    return __version__
 
 
 @dataclass(frozen=True)
@@ -290,6 +286,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader has gone. Python would flush, and fail, once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as failure:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print_error(f"cannot write the result: {failure.strerror}", "")
+        code = code or EXIT_USAGE
     if shown is not None and not as_json:
         print_error(shown.message, shown.hint)
     return code

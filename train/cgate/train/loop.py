@@ -37,6 +37,7 @@ from cgate.train.resume import (
     Row,
     State,
     check_recipe,
+    claim,
     epoch_generator,
     load_state,
     remove_state,
@@ -375,6 +376,9 @@ def _fit(run: _Run, out: Path, progress: Progress) -> None:
     """Train to the last epoch, saving each."""
     recipe = run.recipe
     state = load_state(out, recipe.to_json(), run.model, run.optimizers)
+    if not state.epoch:
+        # Claims the folder, and finds out before the first epoch that it cannot be written.
+        claim(out, recipe.to_json())
     progress.start(f"train {recipe.name}", recipe.epochs * len(run.batches))
     if state.epoch:
         progress.advance(state.epoch * len(run.batches))

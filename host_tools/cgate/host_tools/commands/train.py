@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,17 +60,26 @@ def card_lines(card: Mapping[str, Any], out: Path) -> list[str]:
 @click.option(
     "--limit", type=click.IntRange(1), metavar="N", help="Use the first N training images only."
 )
+@click.option(
+    "--seed", type=click.IntRange(0, (1 << 32) - 1), metavar="S", help="Instead of the recipe's."
+)
 @data_dir_option
 def command(
-    recipe: str, out: Path, epochs: int | None, limit: int | None, data_dir: Path | None
+    recipe: str,
+    out: Path,
+    epochs: int | None,
+    limit: int | None,
+    seed: int | None,
+    data_dir: Path | None,
 ) -> Outcome:
     """Train a gated network; resumes where it stopped."""
     from cgate.train.loop import train
     from cgate.train.recipes import find_recipe
 
     shown = progress()
-    card = train(
-        find_recipe(recipe), out, data_dir=data_dir, epochs=epochs, limit=limit, progress=shown
-    )
+    chosen = find_recipe(recipe)
+    if seed is not None:
+        chosen = replace(chosen, seed=seed)
+    card = train(chosen, out, data_dir=data_dir, epochs=epochs, limit=limit, progress=shown)
     shown.message(f"next: cgate export {out} --target cortex-m4 --out BUNDLE")
     return Outcome({"folder": str(out), "card": card}, card_lines(card, out))

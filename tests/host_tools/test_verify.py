@@ -111,3 +111,25 @@ def test_a_damaged_unit_file_is_named(bundle: Path, images: NDArray[np.uint8]) -
     path.unlink()
     with pytest.raises(CgateError, match="00_stem"):
         verify(bundle, images, data="random", on=("tflite",))
+
+
+def test_a_wrongly_reported_decision_is_found(bundle: Path, images: NDArray[np.uint8]) -> None:
+    """The hook tells the opposite, while the right bodies run: all values are equal."""
+    source = bundle / "c/model.c"
+    text = source.read_text()
+    wrong = text.replace(
+        "= cg_gate(hooks, 0, open_s1b0_gate)", "= !cg_gate(hooks, 0, !open_s1b0_gate)"
+    )
+    assert wrong != text
+    source.write_text(wrong)
+    result = verify(bundle, images, data="random", on=("host",), patterns=("learned",))
+    difference = result.comparisons[0].difference
+    assert difference is not None and (difference.unit, difference.why) == ("s1b0.gate", "decision")
+    assert result.comparisons[0].differing == len(images)
+
+
+def test_a_file_of_another_unit_is_named(bundle: Path, images: NDArray[np.uint8]) -> None:
+    pytest.importorskip("tflite_runtime", reason="needs pip install 'cgate[golden]'")
+    shutil.copy(bundle / "units/00_stem.tflite", bundle / "units/01_s1b0.gate.tflite")
+    with pytest.raises(CgateError, match=r"01_s1b0\.gate\.tflite does not hold"):
+        verify(bundle, images, data="random", on=("tflite",))

@@ -39,6 +39,12 @@ signed sizeof static static_assert struct switch thread_local true typedef typeo
 unsigned void volatile while asm class delete new operator private protected public template
 this throw try using virtual namespace catch and or not xor
 """
+# <name>.h would hide a header of the C library or of cgate's; `cg` would define cg_model twice.
+_HEADERS = """
+cg cgate assert complex ctype errno features fenv float inttypes limits locale math setjmp signal
+stdalign stdarg stdatomic stdbool stddef stdint stdio stdlib stdnoreturn string strings tgmath
+threads time uchar wchar wctype
+"""
 
 
 def check_name(name: str) -> None:
@@ -48,7 +54,8 @@ def check_name(name: str) -> None:
         CgateError: the name is no identifier, reserved, or would clash with the library.
     """
     good = re.fullmatch(r"[a-z][a-z0-9_]{0,30}", name) is not None
-    if not good or name in _RESERVED.split() or keyword.iskeyword(name) or name.startswith("cg_"):
+    taken = name in (*_RESERVED.split(), *_HEADERS.split()) or keyword.iskeyword(name)
+    if not good or taken or name.startswith("cg_"):
         raise CgateError(
             f"--name {name!r} cannot prefix C identifiers",
             "use lower-case letters, digits and underscores, such as --name digits",

@@ -1,0 +1,143 @@
+"""Which kernels exist, what each can do, and the constants it reads from flash.
+
+A kernel's name is `<op>__<variant>`, as in firmware/include/cg_kernels.inc; the C function is
+`cg_<name>`. Kernels other than `ref` read packed weights: made here, once, at export, from the
+plan's integers. They are no part of the plan: they can be made again from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+CHOICES = ("auto", "dsp", "ref")
+"""What `cgate export --kernels` takes; `dsp` is `auto` that insists on a core with DSP."""
+
+Words = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class ConvLayer:
+    """Everything that a convolution kernel may depend on (SPEC.md 5.2)."""
+
+    in_shape: tuple[int, int, int]
+    out_shape: tuple[int, int, int]
+    stride: int
+    pad_top: int
+    pad_left: int
+    in_zero_point: int
+    out_zero_point: int
+    weights: NDArray[np.int8]
+    bias: NDArray[np.int32]
+    multiplier: NDArray[np.int32]
+    shift: NDArray[np.int8]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the direct algorithm, padding included."""
+        return self.out_shape[0] * self.out_shape[1] * self.weights.size
+
+    @property
+    def plain_size(self) -> int:
+        """Bytes of flash that the reference kernel reads."""
+        arrays: tuple[NDArray[Any], ...] = (self.weights, self.bias, self.multiplier, self.shift)
+        return sum(array.nbytes for array in arrays)
+
+
+@dataclass(frozen=True)
+class ConvKernel:
+    """A convolution kernel for DSP cores.
+
+    Args:
+        name: `<op>__<variant>`.
+        why: for the plan, where it is chosen.
+        refuses: why it cannot do a layer, or None.
+        pack: the words it reads in place of weights, bias, multiplier and shift.
+        scratch: bytes of scratch memory; the C function <name>_scratch() says the same.
+    """
+
+    name: str
+    why: str
+    refuses: Callable[[ConvLayer], str | None]
+    pack: Callable[[ConvLayer], Words]
+    scratch: Callable[[ConvLayer], int]
+
+
+def _round_up(value: int, step: int) -> int:
+    return -(-value // step) * step
+
+
+def _magnitudes(layer: ConvLayer) -> NDArray[np.int64]:
+    """Sum of |w| per output channel."""
+    return np.abs(layer.weights.astype(np.int64)).sum(axis=(1, 2, 3))
+
+
+def _doubling_refused(layer: ConvLayer) -> str | None:
+    """Both kernels hold twice the accumulator, and parts of it, in int32."""
+    sums = 255 * _magnitudes(layer) + np.abs(layer.bias.astype(np.int64))
+    if sums.max() >= 1 << 30 or layer.multiplier.min() < 0:
+        return "accumulators may reach 2^30"
+    return None
+
+
+def _channels(layer: ConvLayer, bias: NDArray[np.int64]) -> Words:
+    """The cg_dsp_channel of every output channel: bias2, multiplier, offset, right."""
+    right = -layer.shift.astype(np.int64)
+    inside = np.clip(right, 1, 22)
+    offset = (1 << (inside - 1)) + (layer.out_zero_point << inside)
+    offset[inside != right] = 0  # not used: the general requantisation applies
+    words = np.stack([2 * bias, layer.multiplier.astype(np.int64), offset, right], axis=1)
+    return words.astype(np.int32)
+
+
+def _pairs(values: NDArray[np.int64]) -> NDArray[np.int32]:
+    """The last axis, a multiple of four numbers, as words of int16 (0, 2) and (1, 3)."""
+    groups = values.reshape(*values.shape[:-1], -1, 4)[..., [0, 2, 1, 3]]
+    halves = np.ascontiguousarray(groups, "<i2").reshape(*values.shape[:-1], -1)
+    return halves.view("<i4").astype(np.int32)
+
+
+def _direct_refuses(layer: ConvLayer) -> str | None:
+    return _doubling_refused(layer)
+
+
+def _direct_column(layer: ConvLayer) -> int:
+    return _round_up(int(np.prod(layer.weights.shape[1:])), 4)
+
+
+def _direct_pack(layer: ConvLayer) -> Words:
+    outputs, column = layer.weights.shape[0], _direct_column(layer)
+    taps = layer.weights.reshape(outputs, -1).astype(np.int64)
+    padded = np.zeros((_round_up(outputs, 2), column), np.int64)
+    padded[:outputs, : taps.shape[1]] = 2 * taps
+    words = _pairs(padded).reshape(-1, 2, column // 2).transpose(0, 2, 1)
+    head = _channels(layer, layer.bias.astype(np.int64))
+    return np.concatenate([head.ravel(), words.ravel()])
+
+
+def _direct_scratch(layer: ConvLayer) -> int:
+    column = _direct_column(layer)
+    return column * 8 + (0 if layer.in_shape[2] % 4 == 0 else column)
+
+
+DIRECT = ConvKernel(
+    "conv2d_s8__dsp_direct",
+    "2 channels x 4 pixels by SMLAD",
+    _direct_refuses,
+    _direct_pack,
+    _direct_scratch,
+)
+
+CONV_KERNELS: Mapping[str, ConvKernel] = {kernel.name: kernel for kernel in (DIRECT,)}
+"""Packed convolution kernels, the fastest first."""
+
+NEEDS_DSP = frozenset([*CONV_KERNELS, "mean_s8__dsp", "residual_add_s8__dsp"])
+
+
+def reference(name: str) -> str:
+    """The kernel that computes the same without any special instructions."""
+    return name.split("__", 1)[0] + "__ref"

@@ -132,7 +132,58 @@ DIRECT = ConvKernel(
     _direct_scratch,
 )
 
-CONV_KERNELS: Mapping[str, ConvKernel] = {kernel.name: kernel for kernel in (DIRECT,)}
+# Rows of the weight transform of Winograd's F(4, 3), scaled to integers; firmware/src/dsp/
+# cg_conv2d_s8_winograd.c says how the scales are undone.
+_G = np.array([(6, 0, 0), (1, 1, 1), (1, -1, 1), (1, 2, 4), (1, -2, 4), (0, 0, 6)], np.int64)
+
+
+def _winograd_refuses(layer: ConvLayer) -> str | None:
+    if layer.weights.shape[1:3] != (3, 3) or layer.stride != 1:
+        return "not 3x3 with stride 1"
+    same = layer.in_shape[:2] == layer.out_shape[:2]
+    if not same or (layer.pad_top, layer.pad_left) != (1, 1):
+        return "padding is not 1"
+    if layer.in_shape[2] % 4 != 0 or layer.out_shape[2] % 4 != 0:
+        return "channels are no multiples of 4"
+    if (255 * _magnitudes(layer)).max() >= 1 << 25:
+        return "accumulators may reach 2^25"
+    # bias2 holds the input zero point's share too: bound it with the accumulator.
+    if np.abs(_winograd_bias(layer)).max() >= 1 << 30:
+        return "biases may reach 2^30"
+    return _doubling_refused(layer)
+
+
+def _winograd_bias(layer: ConvLayer) -> NDArray[np.int64]:
+    """The kernel multiplies x + 128, padding included, instead of x - zero point."""
+    sums = layer.weights.astype(np.int64).sum(axis=(1, 2, 3))
+    bias: NDArray[np.int64] = layer.bias - (layer.in_zero_point + 128) * sums
+    return bias
+
+
+def _winograd_pack(layer: ConvLayer) -> Words:
+    outputs, _, _, inputs = layer.weights.shape
+    transformed = np.einsum("ia,oabc,jb->oijc", _G, layer.weights.astype(np.int64), _G)
+    words = _pairs(transformed.reshape(outputs // 4, 4, 36, inputs)).transpose(0, 2, 3, 1)
+    return np.concatenate([_channels(layer, _winograd_bias(layer)).ravel(), words.ravel()])
+
+
+def _winograd_scratch(layer: ConvLayer) -> int:
+    _, width, inputs = layer.in_shape
+    pairs = inputs // 2
+    strip = (_round_up(width, 8) + 2) * pairs * 6
+    products = max(36 * pairs * 2, 6 * width * inputs // 4)
+    return 4 * (strip + products + 36 * 8) + 4 * 8 * layer.out_shape[2]
+
+
+WINOGRAD = ConvKernel(
+    "conv2d_s8__dsp_winograd",
+    "Winograd F(4x4,3x3)",
+    _winograd_refuses,
+    _winograd_pack,
+    _winograd_scratch,
+)
+
+CONV_KERNELS: Mapping[str, ConvKernel] = {kernel.name: kernel for kernel in (WINOGRAD, DIRECT)}
 """Packed convolution kernels, the fastest first."""
 
 NEEDS_DSP = frozenset([*CONV_KERNELS, "mean_s8__dsp", "residual_add_s8__dsp"])

@@ -1,9 +1,7 @@
 """Every kernel against an oracle written here with Python and numpy, on the host and on targets."""
 
-import re
-import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,18 +12,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from c_programs import FIRMWARE, PORT, compile_host, compile_target, run_host, run_target
+from c_programs import PORT, compile_host, compile_target, run_host, run_target
 from cgate.export.kernels import CONV_KERNELS, ConvLayer
+from kernel_harness import ROWS, SOURCES, Case, answers, encode
 from tiny import needs_host, needs_qemu
 
-ROWS = re.findall(
-    r"^CG_KERNEL\((\w+), (\w+), (\w+)\)",
-    (FIRMWARE / "include" / "cg_kernels.inc").read_text(),
-    re.MULTILINE,
-)
 HOST_ROWS = [row[:2] for row in ROWS if row[2] == "any"]
 DSP_TARGETS = ["cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55"]
-SOURCES = [Path(__file__).parent / "harness.c", *sorted((FIRMWARE / "src").rglob("*.c"))]
 OK, ERR_PARAM = 0, 3
 INT32 = (-(1 << 31), (1 << 31) - 1)
 Int = NDArray[np.int64]
@@ -50,29 +43,6 @@ def requant(acc: int, multiplier: int, shift: int) -> int:
 
 def clamp(value: int, low: int = -128, high: int = 127) -> int:
     return max(low, min(high, value))
-
-
-@dataclass(frozen=True)
-class Case:
-    """One call: int32 parameters, and the arrays in the order that the harness reads them."""
-
-    op: str
-    parameters: tuple[int, ...]
-    arrays: tuple[NDArray[Any], ...]
-    expected: NDArray[np.int8] | None  # None: the kernel must refuse
-    packed: Mapping[str, NDArray[np.int32]] = field(default_factory=dict)  # by variant
-    scratch: Mapping[str, int] = field(default_factory=dict)
-
-    def encode(self, row: int, variant: str = "ref") -> bytes:
-        parts = [
-            struct.pack(f"<II{len(self.parameters)}i", row, len(self.parameters), *self.parameters)
-        ]
-        arrays = list(self.arrays)
-        if self.op == "conv2d_s8":
-            arrays.append(self.packed.get(variant, np.zeros(0, np.int32)))
-        for array in arrays:
-            parts += [struct.pack("<I", array.nbytes), array.tobytes()]
-        return b"".join(parts)
 
 
 class Source:
@@ -217,14 +187,6 @@ def host_harness() -> Path:
     return compile_host("harness", [*SOURCES, PORT / "host" / "cg_host.c"])
 
 
-def answers(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """(status, scratch size, output) of every case."""
-    while data:
-        status, scratch, size = struct.unpack_from("<III", data)
-        yield status, scratch, data[12 : 12 + size]
-        data = data[12 + size :]
-
-
 def variant(kernel: str) -> str:
     return kernel.split("__")[1]
 
@@ -243,11 +205,6 @@ def check(cases: Sequence[tuple[str, str, Case]], output: bytes) -> None:
             np.testing.assert_array_equal(
                 np.frombuffer(data, np.int8).reshape(case.expected.shape), case.expected, where
             )
-
-
-def encode(cases: Sequence[tuple[str, str, Case]]) -> bytes:
-    places = {(op, variant): i for i, (op, variant, _) in enumerate(ROWS)}
-    return b"".join(case.encode(places[op, variant], variant) for op, variant, case in cases)
 
 
 def test_every_row_has_an_oracle() -> None:

@@ -25,7 +25,8 @@ from cgate.core.plan import (
 from cgate.core.targets import Target
 from cgate.export.fixedpoint import mean_multiplier, quantize_multiplier
 from cgate.export.fold import FloatConv, fold
-from cgate.export.memory import Buffer, place
+from cgate.export.kernels import choose, without_largest_scratch
+from cgate.export.memory import STACK_ALLOWANCE, Buffer, place
 from cgate.export.quantize import (
     RangeTable,
     Scale,
@@ -222,6 +223,7 @@ def _buffers(lowering: _Lowering) -> tuple[list[Buffer], dict[str, str]]:
 
     first: dict[str, int] = {}
     last: dict[str, int] = {}
+    scratch: list[Buffer] = []
     step = 0
     for unit in lowering.units:
         for op in unit.ops:
@@ -236,11 +238,28 @@ def _buffers(lowering: _Lowering) -> tuple[list[Buffer], dict[str, str]]:
                 home[name] = buffer_of(name)
                 first.setdefault(home[name], step)
                 last[home[name]] = step
+            if isinstance(op, Conv2d) and op.scratch is not None:
+                scratch.append(Buffer(_scratch(op), op.scratch[1], step, step))
             step += 1
     buffers = [
         Buffer(name, lowering.tensors[name].size, first[name], last[name]) for name in sorted(first)
     ]
-    return buffers, home
+    return [*buffers, *scratch], home
+
+
+def _scratch(op: Conv2d) -> str:
+    """The name of an op's scratch buffer; no tensor has such a name."""
+    return f"{op.output}.scratch"
+
+
+def _place_scratch(unit: Unit, offsets: dict[str, int]) -> Unit:
+    ops = [
+        replace(op, scratch=(offsets[_scratch(op)], op.scratch[1]))
+        if isinstance(op, Conv2d) and op.scratch is not None
+        else op
+        for op in unit.ops
+    ]
+    return replace(unit, ops=tuple(ops))
 
 
 def lower(
@@ -250,6 +269,7 @@ def lower(
     name: str = "model",
     threshold: float = 0.45,
     ranges: str = "minmax",
+    kernels: str = "auto",
 ) -> tuple[Plan, Weights]:
     """Make the plan of a checkpoint for a target.
 
@@ -257,6 +277,7 @@ def lower(
         name: C identifier that prefixes the generated code.
         threshold: a gate is open where sigmoid(logit) exceeds it.
         ranges: one of quantize.RANGE_CHOICES.
+        kernels: one of kernels.CHOICES.
 
     Returns:
         The plan and its int8 and int32 arrays by name.
@@ -276,8 +297,17 @@ def lower(
         for block in stage.blocks:
             stream = lowering.block(block, stream, stage.scale)
     lowering.head(stream, network.classes)
+    lowering.units = choose(lowering.units, lowering.tensors, lowering.weights, target, kernels)
     buffers, home = _buffers(lowering)
     offsets, arena = place(buffers)
+    ends = lowering.tensors[INPUT].size + lowering.tensors[LOGITS].size
+    while arena + ends + STACK_ALLOWANCE > target.ram.size:
+        fewer = without_largest_scratch(lowering.units, lowering.tensors, lowering.weights)
+        if fewer is None:
+            break
+        lowering.units = fewer
+        buffers, home = _buffers(lowering)
+        offsets, arena = place(buffers)
     tensors = tuple(
         replace(tensor, offset=offsets[home[tensor.name]] if tensor.name in home else None)
         for tensor in lowering.tensors.values()
@@ -297,6 +327,6 @@ def lower(
         tuple(classes or (str(i) for i in range(network.classes))),
         network,
         tensors,
-        tuple(lowering.units),
+        tuple(_place_scratch(unit, offsets) for unit in lowering.units),
     )
     return plan, lowering.weights

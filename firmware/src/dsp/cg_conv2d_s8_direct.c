@@ -12,20 +12,34 @@
 
 #if defined(__ARM_FEATURE_DSP)
 
-enum { PIXELS = 4 };
+enum {
+    PIXELS = 4,
+    GROUP = 16, /* output channels between two requantisations: sums of 256 bytes on the stack */
+};
 
 /* Elements of a column: all taps, rounded up to a word of four bytes. */
 static size_t column_size(const cg_conv2d_s8 *p) {
     return ((size_t)p->kernel_height * p->kernel_width * p->in_channels + 3) / 4 * 4;
 }
 
+static inline uint32_t *widen_four(const int8_t *in, uint32_t minus_zero, uint32_t *column) {
+    const uint32_t four = cg_dsp_load(in);
+    column[0] = cg_dsp_widen_even(minus_zero, four);
+    column[PIXELS] = cg_dsp_widen_odd(minus_zero, four);
+    return column + 2 * PIXELS;
+}
+
 /* Widens `count` bytes, a multiple of 4, into a column; returns where it goes on. */
-static uint32_t *widen(const int8_t *in, size_t count, uint32_t minus_zero, uint32_t *column) {
-    const int8_t *const end = in + count;
-    for (; in != end; in += 4, column += 2 * PIXELS) {
-        const uint32_t four = cg_dsp_load(in);
-        column[0] = cg_dsp_widen_even(minus_zero, four);
-        column[PIXELS] = cg_dsp_widen_odd(minus_zero, four);
+static inline uint32_t *widen(const int8_t *in, size_t count, uint32_t minus_zero,
+                              uint32_t *column) {
+    for (; count >= 16; count -= 16, in += 16) {
+        column = widen_four(in, minus_zero, column);
+        column = widen_four(in + 4, minus_zero, column);
+        column = widen_four(in + 8, minus_zero, column);
+        column = widen_four(in + 12, minus_zero, column);
+    }
+    for (; count != 0; count -= 4, in += 4) {
+        column = widen_four(in, minus_zero, column);
     }
     return column;
 }
@@ -54,8 +68,8 @@ static int8_t *fill(int8_t value, size_t count, int8_t *to) {
 
 /* The taps of one output pixel: for every kernel row, zeros before, inputs, zeros after. `taps` has
  * room for a column of bytes; it is used where runs are no multiples of four bytes. */
-static void fill_column(const cg_conv2d_s8 *p, const int8_t *input, int y, int x, uint32_t *column,
-                        int8_t *taps) {
+static __attribute__((noinline)) void fill_column(const cg_conv2d_s8 *p, const int8_t *input, int y,
+                                                  int x, uint32_t *column, int8_t *taps) {
     const int top = y * p->stride - p->pad_top, left = x * p->stride - p->pad_left;
     const int width = p->in_width, kernel = p->kernel_width;
     int before = left < 0 ? -left : 0;
@@ -69,6 +83,14 @@ static void fill_column(const cg_conv2d_s8 *p, const int8_t *input, int y, int x
     const int words = channels % 4 == 0;
     int8_t *tap = taps;
 
+    if (words && before + after == 0 && top >= 0 && top + p->kernel_height <= p->in_height) {
+        const size_t in_row = (size_t)width * channels;
+        const int8_t *in = input + (size_t)top * in_row + (size_t)left * channels;
+        for (int ky = 0; ky < p->kernel_height; ky++, in += in_row) {
+            column = widen(in, row, minus_zero, column);
+        }
+        return;
+    }
     for (int ky = 0; ky < p->kernel_height; ky++) {
         const int in_y = top + ky;
         if (in_y < 0 || in_y >= p->in_height || inside <= 0) {
@@ -95,6 +117,36 @@ static void fill_column(const cg_conv2d_s8 *p, const int8_t *input, int y, int x
         const size_t size = column_size(p);
         fill((int8_t)p->in_zero_point, size - (size_t)(tap - taps), tap);
         widen(taps, size, minus_zero, column);
+    }
+}
+
+/*
+ * The sums [channel][PIXELS] of `count` channels to outputs. A function of its own, as is the next:
+ * inlined, GCC keeps half of its variables on the stack.
+ */
+static __attribute__((noinline)) void requantise_fast(const cg_dsp_channel *channel, size_t count,
+                                                      const int32_t *sums, size_t outputs,
+                                                      int8_t *out) {
+    for (const cg_dsp_channel *const end = channel + count; channel != end; channel++, out++) {
+        const cg_dsp_channel c = *channel;
+        int8_t *to = out;
+        to[0] = cg_dsp_requant(sums[0] + c.bias2, &c);
+        to += outputs;
+        to[0] = cg_dsp_requant(sums[1] + c.bias2, &c);
+        to[outputs] = cg_dsp_requant(sums[2] + c.bias2, &c);
+        to[2 * outputs] = cg_dsp_requant(sums[3] + c.bias2, &c);
+        sums += PIXELS;
+    }
+}
+
+static __attribute__((noinline)) void requantise_any(const cg_conv2d_s8 *p,
+                                                     const cg_dsp_channel *channel, size_t count,
+                                                     const int32_t *sums, int valid, int8_t *out) {
+    for (size_t o = 0; o < count; o++, channel++, sums += PIXELS, out++) {
+        for (int i = 0; i < valid; i++) {
+            out[(size_t)i * p->out_channels] =
+                cg_dsp_requant_any(sums[i] + channel->bias2, channel, p);
+        }
     }
 }
 
@@ -125,18 +177,16 @@ cg_status cg_conv2d_s8__dsp_direct(const cg_conv2d_s8 *parameters, const int8_t 
                 y++;
             }
         }
-        const uint32_t *pair = weights;
-        for (size_t o = 0; o < outputs; o += 2, pair += size) {
-            int32_t sums[2 * PIXELS];
-            cg_dsp_mac(pair, columns, (uint32_t)(size / 2), 1, sums);
-            for (size_t c = o; c < outputs && c < o + 2; c++) {
-                const int32_t *const sum = sums + (c - o) * PIXELS;
-                int8_t *out = output + c;
-                for (int i = 0; i < valid; i++, out += outputs) {
-                    const int32_t doubled = sum[i] + channels[c].bias2;
-                    *out = fast ? cg_dsp_requant(doubled, &channels[c])
-                                : cg_dsp_requant_any(doubled, &channels[c], p);
-                }
+        const uint32_t *weight = weights;
+        for (size_t o = 0; o < outputs; o += GROUP, weight += GROUP / 2 * size) {
+            const size_t count = outputs - o < GROUP ? outputs - o : GROUP;
+            int32_t sums[GROUP * PIXELS];
+            cg_dsp_mac_rewind(weight, columns, (uint32_t)(size / 2), (uint32_t)(count + 1) / 2,
+                              sums);
+            if (fast && valid == PIXELS) {
+                requantise_fast(channels + o, count, sums, outputs, output + o);
+            } else {
+                requantise_any(p, channels + o, count, sums, valid, output + o);
             }
         }
         output += (size_t)valid * outputs;

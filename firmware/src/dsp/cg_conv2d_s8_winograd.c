@@ -96,7 +96,7 @@ static inline void transform_signed(uint32_t d0, uint32_t d1, uint32_t d2, uint3
 }
 
 /* Stage 1: six rows of `row` bytes to T[column][pair][6]. */
-static void transform_rows(const int8_t *in, size_t row, uint32_t *to) {
+static __attribute__((noinline)) void transform_rows(const int8_t *in, size_t row, uint32_t *to) {
     const uint32_t offset = 0x00800080;
     for (const int8_t *const end = in + row; in != end; in += 4, to += 2 * WINDOW) {
         /* Two base addresses reach all six rows with scaled register offsets. */
@@ -133,7 +133,8 @@ static void copy_rows(const cg_conv2d_s8 *p, const int8_t *input, int first, uin
 }
 
 /* Stage 2: from the transformed strip, at the first column of two tiles, to V[36][pair][2]. */
-static void transform_columns(const uint32_t *strip, size_t pairs, uint32_t *to) {
+static __attribute__((noinline)) void transform_columns(const uint32_t *strip, size_t pairs,
+                                                        uint32_t *to) {
     const size_t column = pairs * WINDOW;
     for (int r = 0; r < WINDOW; r++, strip++, to += WINDOW * pairs * TILES) {
         const uint32_t *in = strip;
@@ -205,16 +206,18 @@ static inline __attribute__((always_inline)) void invert_tile(const uint32_t *su
 }
 
 /* All tiles and channels of a block of sums [36][8]. */
-static void invert_fast(const uint32_t *sums, const cg_dsp_channel *channels, int8_t *out,
-                        size_t row, size_t pixel) {
+static __attribute__((noinline)) void invert_fast(const uint32_t *sums,
+                                                  const cg_dsp_channel *channels, int8_t *out,
+                                                  size_t row, size_t pixel) {
     for (int i = 0; i < BLOCK; i++) {
         int8_t *const to = out + (size_t)(i / LANES) * TILE * pixel + i % LANES;
         invert_tile(sums + i, channels + i % LANES, to, row, pixel, NULL, 1);
     }
 }
 
-static void invert_any(const uint32_t *sums, const cg_dsp_channel *channels, int8_t *out,
-                       size_t row, size_t pixel, const cg_conv2d_s8 *p) {
+static __attribute__((noinline)) void invert_any(const uint32_t *sums,
+                                                 const cg_dsp_channel *channels, int8_t *out,
+                                                 size_t row, size_t pixel, const cg_conv2d_s8 *p) {
     for (int i = 0; i < BLOCK; i++) {
         int8_t *const to = out + (size_t)(i / LANES) * TILE * pixel + i % LANES;
         invert_tile(sums + i, channels + i % LANES, to, row, pixel, p, 0);

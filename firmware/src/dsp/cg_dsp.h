@@ -9,8 +9,8 @@
 #ifndef CG_DSP_H
 #define CG_DSP_H
 
-#include "cg_check.h"
-#include "cg_requant.h"
+#include "../ref/cg_check.h"
+#include "../ref/cg_requant.h"
 #include "cgate.h"
 
 #if defined(__ARM_FEATURE_DSP)
@@ -33,6 +33,10 @@ typedef struct {
  */
 void cg_dsp_mac(const uint32_t *a, const uint32_t *b, uint32_t pairs, uint32_t positions,
                 int32_t *sums);
+
+/* The same with one b [pairs][4] for all positions. */
+void cg_dsp_mac_rewind(const uint32_t *a, const uint32_t *b, uint32_t pairs, uint32_t positions,
+                       int32_t *sums);
 
 /* A word from any address. */
 static inline uint32_t cg_dsp_load(const int8_t *from) {

@@ -14,17 +14,16 @@ static void add_four(const int8_t *in, uint32_t pixels, size_t channels, int32_t
         uint32_t count = pixels < CHUNK ? pixels : CHUNK;
         pixels -= count;
         uint32_t even = 0, odd = 0; /* channels 0 and 2, 1 and 3 */
-        for (; count >= 4; count -= 4) {
-            for (int i = 0; i < 4; i++, in += channels) {
-                const uint32_t four = cg_dsp_load(in);
-                even = cg_dsp_widen_even(even, four);
-                odd = cg_dsp_widen_odd(odd, four);
-            }
+        for (; count >= 2; count -= 2, in += 2 * channels) {
+            const uint32_t first = cg_dsp_load(in), second = cg_dsp_load(in + channels);
+            even = cg_dsp_widen_even(cg_dsp_widen_even(even, first), second);
+            odd = cg_dsp_widen_odd(cg_dsp_widen_odd(odd, first), second);
         }
-        for (; count != 0; count--, in += channels) {
+        if (count != 0) {
             const uint32_t four = cg_dsp_load(in);
             even = cg_dsp_widen_even(even, four);
             odd = cg_dsp_widen_odd(odd, four);
+            in += channels;
         }
         sums[0] += (int16_t)even;
         sums[1] += (int16_t)odd;

@@ -15,9 +15,10 @@ cg_status cg_residual_add_s8__dsp(const cg_residual_add_s8 *parameters, const in
     }
     uint32_t left = parameters->size;
     for (; left >= 16; left -= 16, input += 16, output += 16) {
-        for (int i = 0; i < 16; i += 4) {
-            cg_dsp_store(output + i, add(output + i, input + i));
-        }
+        cg_dsp_store(output, add(output, input));
+        cg_dsp_store(output + 4, add(output + 4, input + 4));
+        cg_dsp_store(output + 8, add(output + 8, input + 8));
+        cg_dsp_store(output + 12, add(output + 12, input + 12));
     }
     for (; left >= 4; left -= 4, input += 4, output += 4) {
         cg_dsp_store(output, add(output, input));

@@ -66,14 +66,14 @@ class Source:
         return self.whole(1 << 30, (1 << 31) - 1)
 
 
-def convolve(source: Source, layer: ConvLayer) -> Case:
+def convolve(source: Source, layer: ConvLayer, x: NDArray[np.int8] | None = None) -> Case:
     """A random call of this convolution, with the weights packed for every kernel that can."""
     (h, w, cin), (oh, ow, cout) = layer.in_shape, layer.out_shape
     kh, kw = layer.weights.shape[1:3]
     stride, top, left, zp_in = layer.stride, layer.pad_top, layer.pad_left, layer.in_zero_point
     low = -128 if source.rng.random() < 0.6 else source.whole(-128, 127)
     high = 127 if low == -128 and source.rng.random() < 0.8 else source.whole(low, 127)
-    x = source.int8(h, w, cin)
+    x = source.int8(h, w, cin) if x is None else x
     padded = np.zeros((oh * stride + kh + top, ow * stride + kw + left, cin), np.int64)
     padded[top : top + h, left : left + w] = x.astype(np.int64) - zp_in
     y = np.zeros((oh, ow, cout), np.int8)
@@ -284,6 +284,30 @@ def test_kernels_equal_oracle_on_target(target: str, tmp_path: Path) -> None:
         if case.op == op and possible(op, variant, case) and (needs == "any" or dsp)
     ]
     output, _ = run_target(program, target, tmp_path, encode(cases))
+    check(cases, output)
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("cin", [64, 112])
+def test_winograd_is_exact_where_its_sums_wrap(cin: int, tmp_path: Path) -> None:
+    """Inputs and weights that drive a sum in the transformed domain beyond int32."""
+    needs_qemu()
+    source = Source(3, False)
+    weights = np.full((4, 3, 3, cin), 127, np.int8)
+    weights[1] = -127
+    shapes = ((8, 12, cin), (8, 12, 4), 1, 1, 1)
+    layer = ConvLayer(*shapes, weights=weights, **constants(source, 4))
+    layer = replace(layer, in_zero_point=-128, shift=np.full(4, -17, np.int8))
+    # Of a tile's rows and columns, 0, 4 and 2: their products have weights 16, 25 and less.
+    x = np.full((8, 12, cin), -128, np.int8)
+    x[3::4, 3::4] = 127
+    x[1::4, 1::4] = 127
+    assert 6 * 6 * 127 * 255 * (16 + 25) * cin > 1 << 31
+    case = convolve(source, layer, x)
+    assert "dsp_winograd" in case.packed
+    program = compile_target("harness", "cortex-m4", SOURCES)
+    cases = [("conv2d_s8", variant, case) for variant in ("ref", "dsp_direct", "dsp_winograd")]
+    output, _ = run_target(program, "cortex-m4", tmp_path, encode(cases))
     check(cases, output)
 
 

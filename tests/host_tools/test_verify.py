@@ -68,7 +68,7 @@ def test_200_held_out_digits_are_equal_on_every_machine(
 
 def changed(bundle: Path, images: NDArray[np.uint8], table: str, value: int) -> Verification:
     """Verify after the first number of a table in the generated code was replaced."""
-    source = bundle / "c/model.c"
+    source = bundle / "c" / "model_weights.c"
     pattern = rf"(model_{table}\[\d+\] = \{{\s+)-?\d+"
     text, count = re.subn(pattern, rf"\g<1>{value}", source.read_text())
     assert count == 1

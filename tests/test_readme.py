@@ -104,3 +104,13 @@ def test_the_example_compiles(compiler: str, tmp_path: Path) -> None:
     include = [f"-I{tmp_path / 'bundle/c'}", f"-I{ROOT / 'firmware/include'}"]
     flags = ["-std=c11", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-fsyntax-only"]
     subprocess.run([compiler, *flags, *include, str(source)], check=True)
+
+
+def test_every_option_of_the_measurements_exists() -> None:
+    text = (ROOT / "results/README.md").read_text(encoding="utf-8")
+    lines = re.findall(r"`cgate (\w+) ([^`]*)`", text)
+    assert lines
+    for command, rest in lines:
+        help_text = CliRunner().invoke(cgate, [command, "--help"]).output
+        for option in re.findall(r"--[a-z-]+", rest):
+            assert option in help_text, (command, option)

@@ -10,6 +10,13 @@
 #ifndef CG_KERNELS_H
 #define CG_KERNELS_H
 
+#define CG_IF_any(...) __VA_ARGS__
+#if defined(__ARM_FEATURE_DSP)
+#define CG_IF_dsp(...) __VA_ARGS__
+#else
+#define CG_IF_dsp(...)
+#endif
+
 #define CG_KERNEL(op, variant, needs)                                                              \
     cg_status cg_##op##__##variant(const cg_##op *parameters, const int8_t *input, int8_t *output, \
                                    void *scratch);                                                 \

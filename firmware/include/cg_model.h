@@ -10,6 +10,16 @@
 #include "cg_marker.h"
 #include "cgate.h"
 
+/*
+ * One of two, by what the compiler's target has. Code for a core with DSP also runs elsewhere, on
+ * the host first of all: there the reference kernel computes the same integers.
+ */
+#if defined(__ARM_FEATURE_DSP)
+#define CG_DSP(with, without) with
+#else
+#define CG_DSP(with, without) without
+#endif
+
 /* Leaves the calling function with the status of `call` unless that is CG_OK. A marker region that
  * is then still open is closed by the next inference. */
 #define CG_TRY(call)                                                                               \

@@ -74,6 +74,9 @@ typedef struct {
     const int32_t *bias;       /* [out_channels] */
     const int32_t *multiplier; /* [out_channels] */
     const int8_t *shift;       /* [out_channels], -31..30 */
+    /* What a kernel other than ref reads instead of the four above, as the exporter made it for
+     * that kernel; aligned to 4 bytes. NULL for ref, which reads the four above. */
+    const void *packed;
 } cg_conv2d_s8;
 
 /* Mean over height and width (SPEC.md 5.3). */

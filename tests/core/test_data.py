@@ -353,6 +353,16 @@ def test_damaged_data_is_downloaded_again(tmp_path: Path, server: Server) -> Non
     assert (folder / "test").read_bytes() == files["test"]
 
 
+def test_an_incomplete_folder_is_completed(tmp_path: Path, server: Server) -> None:
+    files = small_files()
+    server.content = archive_of(files)
+    source = source_of(files, server.url)
+    folder = fetch(source, tmp_path, Silent())
+    (folder / [*source.files][-1]).unlink()
+    fetch(source, tmp_path, Silent())
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+
+
 def test_an_unreachable_server_is_a_clear_error(tmp_path: Path) -> None:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as closed:
         url = f"http://127.0.0.1:{closed.server_address[1]}/x.tar.gz"

@@ -136,3 +136,43 @@ def test_foreign_folder_is_left_alone(tmp_path: Path) -> None:
         replaced_folder(tmp_path / "thesis.txt", "marker"),
     ):
         pass
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    for content in (b"1", b"2"):
+        with replaced_folder(tmp_path / "link", "marker") as folder:
+            write_bytes(folder / "marker", content)
+        assert (tmp_path / "real" / "marker").read_bytes() == content
+    assert names(tmp_path) == ["link", "real"] and (tmp_path / "link").is_symlink()
+
+
+def test_the_current_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CgateError, match="is the current folder"), replaced_folder(Path(), "m"):
+        pass
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "broken"), KeyboardInterrupt()])
+def test_failure_between_the_two_renames_keeps_the_old_folder(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    with replaced_folder(out, "marker") as folder:
+        write_bytes(folder / "marker", b"old")
+    rename = Path.replace
+
+    def fail(self: Path, target: Path) -> Path:
+        if target == out and (self / "new").exists():
+            raise error
+        return rename(self, target)
+
+    with (
+        pytest.raises((CgateError, KeyboardInterrupt)),
+        replaced_folder(out, "marker") as folder,
+    ):
+        write_bytes(folder / "new", b"")
+        monkeypatch.setattr(Path, "replace", fail)
+    assert names(out) == ["marker"] and names(tmp_path) == ["out"]

@@ -68,6 +68,7 @@ def edited(**changes: Any) -> Any:
     [
         ({"input_shape": [8, 8]}, "input_shape"),
         ({"input_shape": [8, 8, 0]}, "input_shape"),
+        ({"name": "x */ int y; /*"}, "is not made of letters"),
         ({"classes": 1}, "'classes' is 1"),
         ({"classes": "10"}, "'classes' should be int"),
         ({"classes": True}, "'classes' should be int"),

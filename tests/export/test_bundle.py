@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import save
 
 from cgate.core.checkpoint import CARD, RANGES, WEIGHTS, Checkpoint
 from cgate.core.errors import EXIT_CHECK_FAILED, CgateError
-from cgate.core.files import read_json, write_json
+from cgate.core.files import json_text, read_json, write_json
 from cgate.core.plan import load_bundle
 from cgate.core.targets import find_target
 from cgate.export import bundle as bundle_module
@@ -190,3 +191,21 @@ def test_a_corrupt_bundle_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> 
         (out / "weights.npz").write_bytes(data)
         with pytest.raises(CgateError):
             load_bundle(out)
+
+
+def test_a_negative_variance_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    weights = {name: array.copy() for name, array in checkpoint.weights.items()}
+    weights["stem.bn.running_var"][0] = -1
+    folder = damaged(checkpoint, tmp_path / "c", WEIGHTS, save(weights))
+    with pytest.raises(CgateError, match=r"stem.bn.running_var holds a negative variance"):
+        export_checkpoint(folder, tmp_path / "out", M4)
+
+
+@pytest.mark.parametrize("data", [None, [], {"classes": None}, {"classes": "abc"}])
+def test_a_card_without_class_names_is_refused(
+    checkpoint: Checkpoint, tmp_path: Path, data: object
+) -> None:
+    text = json_text({**checkpoint.card, "data": data})
+    folder = damaged(checkpoint, tmp_path / "c", CARD, text.encode())
+    with pytest.raises(CgateError, match="no list of class names"):
+        export_checkpoint(folder, tmp_path / "out", M4)

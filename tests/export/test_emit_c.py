@@ -34,15 +34,19 @@ def lowered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Weights]:
 
 
 @pytest.mark.parametrize("compiler", ["gcc", "clang", "arm-none-eabi-gcc"])
-@pytest.mark.parametrize("width", [8, 40])
-def test_compiles_without_warnings_or_state(compiler: str, width: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("width", "kernels"), [(8, "ref"), (8, "auto"), (40, "ref")])
+def test_compiles_without_warnings_or_state(
+    compiler: str, width: int, kernels: str, tmp_path: Path
+) -> None:
     if shutil.which(compiler) is None:
         package = {"arm-none-eabi-gcc": "gcc-arm-none-eabi"}.get(compiler, compiler)
         pytest.skip(f"{compiler} is missing: apt-get install {package}")
     network = small_network(width=width, exits=("s1b0", "s2b1"))
     checkpoint = write_checkpoint(tmp_path, network)
-    files = emit_c(*lower(checkpoint, find_target("cortex-m4"), name="tiny"), "00" * 32)
-    assert ("tiny_weights.c" in files) == (width == 40)
+    target = find_target("cortex-m4")
+    files = emit_c(*lower(checkpoint, target, name="tiny", kernels=kernels), "00" * 32)
+    # Winograd's weights are eight times as large.
+    assert ("tiny_weights.c" in files) == ((width, kernels) != (8, "ref"))
     for name, text in files.items():
         (tmp_path / name).write_text(text)
         assert text.isascii()

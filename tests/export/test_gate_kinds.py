@@ -1,4 +1,4 @@
-"""Every kind of gate in integers: the same decisions on every route, and those that were trained."""
+"""Every kind of gate in integers: the same decisions on every route, as trained."""
 
 from pathlib import Path
 

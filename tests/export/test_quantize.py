@@ -85,3 +85,15 @@ def test_a_layer_that_cannot_be_held_in_32_bits_is_refused() -> None:
     conv = FloatConv(np.full((1, 3, 3, 512), 1e6), np.zeros(1))
     with pytest.raises(CgateError, match="layer: output channel 0 can overflow 32 bits"):
         quantize_conv(conv, Scale(0.02, -128), Scale(0.0001, 0), "layer")
+
+
+def test_a_tensor_that_is_always_zero_does_not_shift_accumulators_away() -> None:
+    conv = FloatConv(np.full((1, 3, 3, 64), 0.1), np.full(1, -100.0))
+    for dead in (relu_scale(0.0), signed_scale(0.0, 0.0), stream_scale([0.0], [(0.0, 0.0)])):
+        assert (quantize_conv(conv, Scale(0.05, -128), dead, "layer").shift <= 8).all()
+
+
+def test_a_factor_beyond_the_multiplier_is_a_clear_error() -> None:
+    conv = FloatConv(np.full((1, 1, 1, 4), 1e30), np.zeros(1))
+    with pytest.raises(CgateError, match="layer: its weights are too large"):
+        quantize_conv(conv, Scale(0.02, -128), Scale(0.05, 0), "layer")

@@ -5,6 +5,7 @@
  * u32 and its bytes. Rows are those of cg_kernels.inc, in order; the row after the last is
  * cg_requant. The answer is: status u32, the scratch bytes asked for u32, size u32, the output.
  */
+#include "cg_marker.h"
 #include "cg_port.h"
 #include "cg_requant.h"
 #include "cgate.h"
@@ -20,7 +21,11 @@ enum {
     ROW_requant,
 };
 
-enum { MAX_PARAMETERS = 32, BUFFER = 1 << 14, BUFFERS = 6, GUARD = 32 };
+/* A benchmark of large layers needs more. */
+#ifndef BUFFER
+#define BUFFER (1 << 16)
+#endif
+enum { MAX_PARAMETERS = 32, BUFFERS = 7, GUARD = 32 };
 
 static int32_t parameters[MAX_PARAMETERS];
 static size_t next_parameter;
@@ -30,7 +35,7 @@ static struct {
     uint32_t size;
 } arrays[BUFFERS];
 static uint8_t output[GUARD + BUFFER + GUARD];
-static alignas(CG_ARENA_ALIGN) uint8_t scratch[BUFFER];
+static alignas(CG_ARENA_ALIGN) uint8_t scratch[GUARD + BUFFER + GUARD];
 
 static int read_u32(uint32_t *value) {
     return cg_port_read(value, sizeof *value) == sizeof *value;
@@ -59,6 +64,7 @@ static int32_t next(void) {
 static const int8_t *read_input(void) {
     const int8_t *input = read_array(0);
     memset(output, 0xa5, sizeof output);
+    memset(scratch, 0xa5, sizeof scratch);
     read_array(1);
     memcpy(output + GUARD, arrays[1].data, arrays[1].size);
     return input;
@@ -66,16 +72,20 @@ static const int8_t *read_input(void) {
 
 static void answer(cg_status status, size_t scratch_size) {
     uint32_t head[3] = {(uint32_t)status, (uint32_t)scratch_size, arrays[1].size};
+    need(scratch_size <= BUFFER);
     for (size_t i = 0; i < GUARD; i++) {
         if (output[i] != 0xa5 || output[GUARD + arrays[1].size + i] != 0xa5) {
             head[0] = UINT32_MAX; /* written outside the output */
+        }
+        if (scratch[i] != 0xa5 || scratch[GUARD + scratch_size + i] != 0xa5) {
+            head[0] = UINT32_MAX - 1; /* written outside the scratch memory */
         }
     }
     cg_port_write(head, sizeof head);
     cg_port_write(output + GUARD, arrays[1].size);
 }
 
-#define SCRATCH(size) ((size) == 0 ? NULL : scratch)
+#define SCRATCH(size) ((size) == 0 ? NULL : scratch + GUARD)
 
 typedef cg_status conv2d_s8(const cg_conv2d_s8 *, const int8_t *, int8_t *, void *);
 typedef size_t conv2d_s8_scratch(const cg_conv2d_s8 *);
@@ -103,8 +113,12 @@ static void run_conv2d_s8(conv2d_s8 *kernel, conv2d_s8_scratch *scratch_size) {
     p.bias = read_array(3);
     p.multiplier = read_array(4);
     p.shift = read_array(5);
+    p.packed = read_array(6);
     const size_t size = scratch_size(&p);
-    answer(kernel(&p, input, (int8_t *)output + GUARD, SCRATCH(size)), size);
+    CG_MARK_BEGIN(CG_MARK_INFERENCE);
+    const cg_status status = kernel(&p, input, (int8_t *)output + GUARD, SCRATCH(size));
+    CG_MARK_END(CG_MARK_INFERENCE);
+    answer(status, size);
 }
 
 typedef cg_status mean_s8(const cg_mean_s8 *, const int8_t *, int8_t *, void *);
@@ -122,7 +136,10 @@ static void run_mean_s8(mean_s8 *kernel, mean_s8_scratch *scratch_size) {
         .shift = (int8_t)next(),
     };
     const size_t size = scratch_size(&p);
-    answer(kernel(&p, input, (int8_t *)output + GUARD, SCRATCH(size)), size);
+    CG_MARK_BEGIN(CG_MARK_INFERENCE);
+    const cg_status status = kernel(&p, input, (int8_t *)output + GUARD, SCRATCH(size));
+    CG_MARK_END(CG_MARK_INFERENCE);
+    answer(status, size);
 }
 
 typedef cg_status mean_max_s8(const cg_mean_max_s8 *, const int8_t *, int8_t *, void *);
@@ -160,7 +177,10 @@ static void run_shortcut_pad_s8(shortcut_pad_s8 *kernel, shortcut_pad_s8_scratch
         .shift = (int8_t)next(),
     };
     const size_t size = scratch_size(&p);
-    answer(kernel(&p, input, (int8_t *)output + GUARD, SCRATCH(size)), size);
+    CG_MARK_BEGIN(CG_MARK_INFERENCE);
+    const cg_status status = kernel(&p, input, (int8_t *)output + GUARD, SCRATCH(size));
+    CG_MARK_END(CG_MARK_INFERENCE);
+    answer(status, size);
 }
 
 typedef cg_status residual_add_s8(const cg_residual_add_s8 *, const int8_t *, int8_t *, void *);
@@ -170,7 +190,10 @@ static void run_residual_add_s8(residual_add_s8 *kernel, residual_add_s8_scratch
     const int8_t *input = read_input();
     const cg_residual_add_s8 p = {.size = (uint32_t)next()};
     const size_t size = scratch_size(&p);
-    answer(kernel(&p, input, (int8_t *)output + GUARD, SCRATCH(size)), size);
+    CG_MARK_BEGIN(CG_MARK_INFERENCE);
+    const cg_status status = kernel(&p, input, (int8_t *)output + GUARD, SCRATCH(size));
+    CG_MARK_END(CG_MARK_INFERENCE);
+    answer(status, size);
 }
 
 /* Arrays: accumulators, room for the results, multipliers, shifts; all int32. */
@@ -197,10 +220,12 @@ int main(void) {
         need(cg_port_read(parameters, count * sizeof(int32_t)) == count * sizeof(int32_t));
         next_parameter = 0;
         switch (row) {
-/* A new operation without a run_<op> here does not compile. */
+/* A new operation without a run_<op> here does not compile. Kernels that this target cannot run are
+ * bad cases. The markers let the emulator's plugin count a kernel's instructions. */
 #define CG_KERNEL(op, variant, needs)                                                              \
     case ROW_##op##__##variant:                                                                    \
-        run_##op(cg_##op##__##variant, cg_##op##__##variant##_scratch);                            \
+        CG_IF_##needs(run_##op(cg_##op##__##variant, cg_##op##__##variant##_scratch); break;)      \
+            need(0);                                                                               \
         break;
 #include "cg_kernels.inc"
 #undef CG_KERNEL

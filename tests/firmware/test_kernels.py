@@ -1,9 +1,7 @@
 """Every kernel against an oracle written here with Python and numpy, on the host and on targets."""
 
-import re
-import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,15 +12,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from c_programs import FIRMWARE, PORT, compile_host, compile_target, run_host, run_target
+from c_programs import PORT, compile_host, compile_target, run_host, run_target
+from cgate.export.kernels import CONV_KERNELS, ConvLayer
+from kernel_harness import ROWS, SOURCES, Case, answers, encode
 from tiny import needs_host, needs_qemu
 
-ROWS = re.findall(
-    r"^CG_KERNEL\((\w+), (\w+), (\w+)\)",
-    (FIRMWARE / "include" / "cg_kernels.inc").read_text(),
-    re.MULTILINE,
-)
-SOURCES = [Path(__file__).parent / "harness.c", *sorted((FIRMWARE / "src").rglob("*.c"))]
+HOST_ROWS = [row[:2] for row in ROWS if row[2] == "any"]
+DSP_TARGETS = ["cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55"]
 OK, ERR_PARAM = 0, 3
 INT32 = (-(1 << 31), (1 << 31) - 1)
 Int = NDArray[np.int64]
@@ -49,24 +45,6 @@ def clamp(value: int, low: int = -128, high: int = 127) -> int:
     return max(low, min(high, value))
 
 
-@dataclass(frozen=True)
-class Case:
-    """One call: int32 parameters, and the arrays in the order that the harness reads them."""
-
-    op: str
-    parameters: tuple[int, ...]
-    arrays: tuple[NDArray[Any], ...]
-    expected: NDArray[np.int8] | None  # None: the kernel must refuse
-
-    def encode(self, row: int) -> bytes:
-        parts = [
-            struct.pack(f"<II{len(self.parameters)}i", row, len(self.parameters), *self.parameters)
-        ]
-        for array in self.arrays:
-            parts += [struct.pack("<I", array.nbytes), array.tobytes()]
-        return b"".join(parts)
-
-
 class Source:
     """Random parameters and data; `extreme` prefers the ends of every range."""
 
@@ -88,33 +66,76 @@ class Source:
         return self.whole(1 << 30, (1 << 31) - 1)
 
 
+def convolve(source: Source, layer: ConvLayer, x: NDArray[np.int8] | None = None) -> Case:
+    """A random call of this convolution, with the weights packed for every kernel that can."""
+    (h, w, cin), (oh, ow, cout) = layer.in_shape, layer.out_shape
+    kh, kw = layer.weights.shape[1:3]
+    stride, top, left, zp_in = layer.stride, layer.pad_top, layer.pad_left, layer.in_zero_point
+    low = -128 if source.rng.random() < 0.6 else source.whole(-128, 127)
+    high = 127 if low == -128 and source.rng.random() < 0.8 else source.whole(low, 127)
+    x = source.int8(h, w, cin) if x is None else x
+    padded = np.zeros((oh * stride + kh + top, ow * stride + kw + left, cin), np.int64)
+    padded[top : top + h, left : left + w] = x.astype(np.int64) - zp_in
+    y = np.zeros((oh, ow, cout), np.int8)
+    flat = layer.weights.reshape(cout, -1).astype(np.int64)
+    for i, j in np.ndindex(oh, ow):
+        window = padded[i * stride : i * stride + kh, j * stride : j * stride + kw]
+        sums = flat @ window.ravel() + layer.bias
+        for o in range(cout):
+            scaled = requant(int(sums[o]), int(layer.multiplier[o]), int(layer.shift[o]))
+            y[i, j, o] = clamp(layer.out_zero_point + scaled, low, high)
+    parameters = (h, w, cin, oh, ow, cout, kh, kw, stride, top, left, zp_in)
+    packed = {
+        variant(kernel.name): kernel.pack(layer)
+        for kernel in CONV_KERNELS.values()
+        if kernel.refuses(layer) is None
+    }
+    sizes = {variant(name): CONV_KERNELS[name].scratch(layer) for name in CONV_KERNELS}
+    return Case(
+        "conv2d_s8",
+        (*parameters, layer.out_zero_point, low, high),
+        (x, source.int8(oh, ow, cout), layer.weights, layer.bias, layer.multiplier, layer.shift),
+        y,
+        packed,
+        sizes,
+    )
+
+
+def constants(source: Source, cout: int) -> dict[str, Any]:
+    """Random zero points and requantisation; every second layer has usual shifts only."""
+    shifts = (-12, -4) if source.rng.random() < 0.5 else (-25, 3)
+    return {
+        "in_zero_point": source.whole(-128, 127),
+        "out_zero_point": source.whole(-128, 127),
+        "bias": source.rng.integers(-100000, 100000, cout).astype(np.int32),
+        "multiplier": np.array([source.multiplier() for _ in range(cout)], np.int32),
+        "shift": np.array([source.whole(*shifts) for _ in range(cout)], np.int8),
+    }
+
+
 def conv2d_s8(source: Source, largest: int = 7) -> Case:
+    if source.rng.random() < 0.5:
+        return conv2d_s8_3x3(source)
     h, w, cin, cout = (source.whole(1, largest) for _ in range(4))
+    if source.rng.random() < 0.4:
+        cin *= 4
     kh, kw, stride = source.whole(1, 5), source.whole(1, 5), source.whole(1, 3)
     top, left = source.whole(0, kh - 1), source.whole(0, kw - 1)
     oh = (h + top + source.whole(0, kh - 1) - 1) // stride + 1
     ow = (w + left + source.whole(0, kw - 1) - 1) // stride + 1
-    zp_in, zp_out = source.whole(-128, 127), source.whole(-128, 127)
-    low = source.whole(-128, 127)
-    high = source.whole(low, 127)
-    x = source.int8(h, w, cin)
     weights = source.int8(cout, kh, kw, cin, low=-127)
-    bias = source.rng.integers(-100000, 100000, cout).astype(np.int32)
-    multiplier = np.array([source.multiplier() for _ in range(cout)], np.int32)
-    shift = np.array([source.whole(-12, 3) for _ in range(cout)], np.int8)
+    shapes = ((h, w, cin), (oh, ow, cout), stride, top, left)
+    return convolve(source, ConvLayer(*shapes, weights=weights, **constants(source, cout)))
 
-    y = np.zeros((oh, ow, cout), np.int8)
-    padded = np.full((oh * stride + kh + top, ow * stride + kw + left, cin), zp_in, np.int64)
-    padded[top : top + h, left : left + w] = x
-    for i, j in np.ndindex(oh, ow):
-        window = padded[i * stride : i * stride + kh, j * stride : j * stride + kw] - zp_in
-        for o in range(cout):
-            acc = int(bias[o]) + int((window * weights[o].astype(np.int64)).sum())
-            scaled = requant(acc, int(multiplier[o]), int(shift[o]))
-            y[i, j, o] = clamp(zp_out + scaled, low, high)
-    parameters = (h, w, cin, oh, ow, cout, kh, kw, stride, top, left, zp_in, zp_out, low, high)
-    before = source.int8(oh, ow, cout)
-    return Case("conv2d_s8", parameters, (x, before, weights, bias, multiplier, shift), y)
+
+def conv2d_s8_3x3(source: Source) -> Case:
+    """What the Winograd kernel can do; every third has sums as large as they can be."""
+    h, w = source.whole(1, 13), source.whole(1, 19)
+    cin, cout = 4 * source.whole(1, 6), 4 * source.whole(1, 3)
+    weights = source.int8(cout, 3, 3, cin, low=-127)
+    weights[0] = 127
+    shapes = ((h, w, cin), (h, w, cout), 1, 1, 1)
+    return convolve(source, ConvLayer(*shapes, weights=weights, **constants(source, cout)))
 
 
 def mean_s8(source: Source, largest: int = 9) -> Case:
@@ -181,32 +202,24 @@ def host_harness() -> Path:
     return compile_host("harness", [*SOURCES, PORT / "host" / "cg_host.c"])
 
 
-def answers(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """(status, scratch size, output) of every case."""
-    while data:
-        status, scratch, size = struct.unpack_from("<III", data)
-        yield status, scratch, data[12 : 12 + size]
-        data = data[12 + size :]
+def variant(kernel: str) -> str:
+    return kernel.split("__")[1]
 
 
 def check(cases: Sequence[tuple[str, str, Case]], output: bytes) -> None:
     replies = list(answers(output))
     assert len(replies) == len(cases)
-    for (op, variant, case), (status, _, data) in zip(cases, replies, strict=True):
+    for (op, variant, case), (status, scratch, data) in zip(cases, replies, strict=True):
         where = f"cg_{op}__{variant} {case.parameters}"
         if case.expected is None:
             assert status == ERR_PARAM, where
             assert data == case.arrays[1].tobytes(), f"{where} wrote although it refused"
         else:
             assert status == OK, f"{where}: status {status:#x}"
+            assert scratch == case.scratch.get(variant, 0), where
             np.testing.assert_array_equal(
                 np.frombuffer(data, np.int8).reshape(case.expected.shape), case.expected, where
             )
-
-
-def encode(cases: Sequence[tuple[str, str, Case]]) -> bytes:
-    places = {(op, variant): i for i, (op, variant, _) in enumerate(ROWS)}
-    return b"".join(case.encode(places[op, variant]) for op, variant, case in cases)
 
 
 def test_every_row_has_an_oracle() -> None:
@@ -214,7 +227,7 @@ def test_every_row_has_an_oracle() -> None:
     assert {op for op, _, _ in ROWS} == set(GENERATORS)
 
 
-@pytest.mark.parametrize(("op", "variant"), [row[:2] for row in ROWS])
+@pytest.mark.parametrize(("op", "variant"), HOST_ROWS)
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32), extreme=st.booleans())
 def test_kernel_equals_oracle(op: str, variant: str, seed: int, extreme: bool) -> None:
@@ -239,36 +252,93 @@ def refusals() -> Iterator[tuple[str, Case]]:
                 parameters[place] = value
                 if (op, place) == ("shortcut_pad_s8", 3):
                     parameters[place] = parameters[2] + parameters[4] - 1
-                yield op, Case(op, tuple(parameters), good.arrays, None)
+                yield op, replace(good, parameters=tuple(parameters), expected=None)
     good = conv2d_s8(Source(5, False))
     crossed = (*good.parameters[:13], 5, 4)
-    yield "conv2d_s8", Case("conv2d_s8", crossed, good.arrays, None)
+    yield "conv2d_s8", replace(good, parameters=crossed, expected=None)
     for shift in (-32, 31):
         shifts = np.full_like(good.arrays[5], -3)
         shifts[-1] = shift
-        yield "conv2d_s8", Case("conv2d_s8", good.parameters, (*good.arrays[:5], shifts), None)
+        packed = {name: words.copy() for name, words in good.packed.items()}
+        for words in packed.values():
+            words[4 * len(shifts) - 1] = -shift  # `right` of the last cg_dsp_channel
+        arrays = (*good.arrays[:5], shifts)
+        yield "conv2d_s8", replace(good, arrays=arrays, packed=packed, expected=None)
 
 
 def test_kernels_refuse_illegal_parameters() -> None:
     needs_host()
-    variants = [(op, variant) for op, variant, _ in ROWS]
-    cases = [(op, variant, case) for op, case in refusals() for o, variant in variants if o == op]
+    cases = [(op, variant, case) for op, case in refusals() for o, variant in HOST_ROWS if o == op]
     check(cases, run_host(host_harness(), encode(cases)))
 
 
+def possible(op: str, variant: str, case: Case) -> bool:
+    """A packed kernel can do the case if the exporter would let it."""
+    return variant == "ref" or op != "conv2d_s8" or variant in case.packed
+
+
+@cache
+def some_cases(count: int) -> list[Case]:
+    """`count` random cases of every generator."""
+    return [
+        generate(Source(seed, seed % 3 == 1))
+        for generate in GENERATORS.values()
+        for seed in range(count)
+    ]
+
+
 @pytest.mark.qemu
-@pytest.mark.parametrize(
-    "target", ["cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55"]
-)
+@pytest.mark.parametrize("target", ["cortex-m3", *DSP_TARGETS])
 def test_kernels_equal_oracle_on_target(target: str, tmp_path: Path) -> None:
     needs_qemu()
     program = compile_target("harness", target, SOURCES)
+    dsp = target in DSP_TARGETS
     cases = [
-        (op, variant, GENERATORS[op](Source(seed, seed % 2 == 1)))
-        for op, variant, _ in ROWS
-        for seed in range(12)
+        (op, variant, case)
+        for op, variant, needs in ROWS
+        for case in [*some_cases(12 if variant == "ref" else 250), *(c for _, c in refusals())]
+        if case.op == op and possible(op, variant, case) and (needs == "any" or dsp)
     ]
     output, _ = run_target(program, target, tmp_path, encode(cases))
+    check(cases, output)
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("cin", [64, 112])
+def test_winograd_is_exact_where_its_sums_wrap(cin: int, tmp_path: Path) -> None:
+    """Inputs and weights that drive a sum in the transformed domain beyond int32."""
+    needs_qemu()
+    source = Source(3, False)
+    weights = np.full((4, 3, 3, cin), 127, np.int8)
+    weights[1] = -127
+    shapes = ((8, 12, cin), (8, 12, 4), 1, 1, 1)
+    layer = ConvLayer(*shapes, weights=weights, **constants(source, 4))
+    layer = replace(layer, in_zero_point=-128, shift=np.full(4, -17, np.int8))
+    # Of a tile's rows and columns, 0, 4 and 2: their products have weights 16, 25 and less.
+    x = np.full((8, 12, cin), -128, np.int8)
+    x[3::4, 3::4] = 127
+    x[1::4, 1::4] = 127
+    assert 6 * 6 * 127 * 255 * (16 + 25) * cin > 1 << 31
+    case = convolve(source, layer, x)
+    assert "dsp_winograd" in case.packed
+    program = compile_target("harness", "cortex-m4", SOURCES)
+    cases = [("conv2d_s8", variant, case) for variant in ("ref", "dsp_direct", "dsp_winograd")]
+    output, _ = run_target(program, "cortex-m4", tmp_path, encode(cases))
+    check(cases, output)
+
+
+@pytest.mark.qemu
+def test_assembly_equals_c(tmp_path: Path) -> None:
+    """The C that says what the assembly does, against the same oracle."""
+    needs_qemu()
+    program = compile_target("harness_c", "cortex-m4", SOURCES, "-DCG_DSP_NO_ASM")
+    cases = [
+        (op, variant, case)
+        for op, variant, needs in ROWS
+        for case in some_cases(60)
+        if case.op == op and needs == "dsp" and possible(op, variant, case)
+    ]
+    output, _ = run_target(program, "cortex-m4", tmp_path, encode(cases))
     check(cases, output)
 
 
@@ -321,11 +391,6 @@ def test_residual_add_covers_all_pairs() -> None:
     values = np.arange(-128, 128)
     f, stream = (grid.ravel().astype(np.int8) for grid in np.meshgrid(values, values))
     expected = np.clip(f.astype(np.int64) + stream, -128, 127).astype(np.int8)
-    parts = [slice(i, i + 8192) for i in range(0, 65536, 8192)]
-    for op, variant, _ in ROWS:
-        if op == "residual_add_s8":
-            cases = [
-                (op, variant, Case(op, (8192,), (f[part], stream[part]), expected[part]))
-                for part in parts
-            ]
-            check(cases, run_host(host_harness(), encode(cases)))
+    case = Case("residual_add_s8", (65536,), (f, stream), expected)
+    cases = [(op, variant, case) for op, variant in HOST_ROWS if op == "residual_add_s8"]
+    check(cases, run_host(host_harness(), encode(cases)))

@@ -61,7 +61,7 @@ def test_headers_are_cpp(tmp_path: Path) -> None:
 
 
 def test_library_needs_nothing_and_keeps_nothing(tmp_path: Path) -> None:
-    """No undefined symbols beyond memcpy and its like; nothing in .data or .bss."""
+    """No undefined symbols but its own and memcpy and its like; nothing in .data or .bss."""
     needs(ARM_GCC)
     for source in LIBRARY:
         target = tmp_path / f"{source.stem}.o"
@@ -71,7 +71,8 @@ def test_library_needs_nothing_and_keeps_nothing(tmp_path: Path) -> None:
             ["arm-none-eabi-nm", target], capture_output=True, text=True, check=True
         ).stdout.splitlines()
         symbols = [line.split()[-2:] for line in lines]
-        assert {name for kind, name in symbols if kind == "U"} <= ALLOWED, source.name
+        undefined = {name for kind, name in symbols if kind == "U"}
+        assert {name for name in undefined if not name.startswith("cg_")} <= ALLOWED, source.name
         assert not [name for kind, name in symbols if kind in "dDbBC"], source.name
         defined = {name for kind, name in symbols if kind == "T"}
         assert all(name.startswith("cg_") for name in defined), source.name

@@ -12,7 +12,7 @@ from cgate.core.files import read_json
 from cgate.core.targets import all_targets, find_target
 from cgate.host_tools import toolchain
 from cgate.host_tools.build import STACK_SIZE, build
-from cgate.host_tools.plugin import plugin_library
+from cgate.host_tools.plugin import cache_folder, plugin_library
 from tiny import needs, needs_host, write_bundle
 
 M4 = find_target("cortex-m4")
@@ -162,3 +162,21 @@ def test_the_plugin_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     before = first.stat().st_ino
     assert first.parent == tmp_path / "cgate"
     assert plugin_library() == first and first.stat().st_ino == before
+
+
+@pytest.mark.parametrize("name", ["program", "build.json"])
+def test_a_damaged_build_is_built_again(name: str, bundle: Path) -> None:
+    needs_host()
+    built = build(bundle, None, on="host")
+    good = built.program.read_bytes()
+    (built.folder / name).write_bytes(b"{")
+    assert build(bundle, None, on="host") == built
+    assert built.program.read_bytes() == good
+
+
+def test_a_relative_cache_folder_is_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "cgate"

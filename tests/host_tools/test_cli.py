@@ -222,3 +222,14 @@ def test_data_list_and_check(
 def test_colour_stays_out_of_pipes(capsys: Captured) -> None:
     assert main(["run", "missing"]) == 2
     assert "\x1b" not in capsys.readouterr().err
+
+
+def test_a_full_disk_is_no_traceback() -> None:
+    command = [sys.executable, "-m", "cgate.host_tools", "targets"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False
+        )
+    assert done.returncode == 2
+    assert done.stderr.strip() == "error: cannot write the result: No space left on device"

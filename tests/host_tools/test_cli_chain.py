@@ -1,15 +1,21 @@
 """The commands on a real bundle, run on this machine: their results as text, JSON and files."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cgate.core.data import Dataset, Split, load_dataset
 from cgate.core.plan import load_bundle
 from cgate.host_tools.cli import main
+from synthetic import small_network, write_checkpoint
 
 Captured = pytest.CaptureFixture[str]
 
@@ -66,7 +72,7 @@ def test_build_and_run_on_this_machine(bundle: Path, capsys: Captured) -> None:
     assert Path(built["program"]).is_file() and built["flash"] is None
     ran = call(capsys, "run", bundle, "--on", "host", "--limit", 50)
     assert ran["data"] == "digits" and ran["images"] == 50 and ran["instructions"] is None
-    assert Path(ran["trace"]) == bundle / "runs" / "test-host" / "trace.json"
+    assert Path(ran["trace"]) == bundle / "runs" / "test-50-host" / "trace.json"
     assert 0 < ran["macs"]["share"] <= 1.01
     gates = load_bundle(bundle).plan.gates
     assert [gate["name"] for gate in ran["gates"]] == [unit.name for unit in gates]
@@ -82,7 +88,7 @@ def test_shut_gates_cost_less_than_open_ones(bundle: Path, capsys: Captured) -> 
     plan = load_bundle(bundle).plan
     bodies = sum(unit.macs for unit in plan.units if unit.condition is not None)
     assert means["open"] - means["shut"] == bodies
-    assert (bundle / "runs" / "test-open-host" / "trace.json").is_file()
+    assert (bundle / "runs" / "test-5-open-host" / "trace.json").is_file()
 
 
 def test_run_text(bundle: Path, capsys: Captured) -> None:
@@ -119,7 +125,21 @@ def test_verify_finds_a_changed_weight(bundle: Path, tmp_path: Path, capsys: Cap
     assert not found["equal"] and found["comparisons"][0]["difference"]["unit"] == "stem"
 
 
-def test_data_that_does_not_fit(bundle: Path, tmp_path: Path, capsys: Captured) -> None:
+def test_images_of_another_shape(
+    bundle: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(name: str, data_dir: Path | None = None) -> Dataset:
+        digits = load_dataset("digits")
+        split = Split(digits.test.images[:, :, :7], digits.test.labels)
+        return replace(digits, train=split, validation=split, test=split)
+
+    monkeypatch.setattr("cgate.host_tools.inputs.load_dataset", other)
+    assert main(["run", str(bundle), "--data", "digits"]) == 2
+    message = capsys.readouterr().err
+    assert "images of 8x7x1" in message and "takes 8x8x1" in message
+
+
+def test_unknown_data(bundle: Path, capsys: Captured) -> None:
     assert main(["run", str(bundle), "--data", "imagenet"]) == 2
     assert "unknown data set 'imagenet'" in capsys.readouterr().err
 
@@ -144,3 +164,30 @@ def test_train_of_a_finished_checkpoint(digits_checkpoint: Path, capsys: Capture
         capsys, "train", "--recipe", "demo", "--epochs", 2, "--out", digits_checkpoint
     )  # fmt: skip
     assert data["card"]["recipe"]["name"] == "demo" and data["folder"] == str(digits_checkpoint)
+
+
+def test_a_network_without_gates(tmp_path: Path, capsys: Captured) -> None:
+    gated = small_network()
+    dense = replace(gated, blocks=tuple(replace(block, gate=None) for block in gated.blocks))
+    write_checkpoint(tmp_path / "checkpoint", dense, images=2)
+    bundle = tmp_path / "bundle"
+    call(capsys, "export", tmp_path / "checkpoint", "--out", bundle)
+    ran = call(capsys, "run", bundle, "--on", "host", "--limit", 3)
+    assert ran["images"] == 3 and ran["gates"] == [] and ran["macs"]["share"] == 1
+    call(capsys, "report", bundle)
+
+
+def test_being_terminated_ends_like_ctrl_c() -> None:
+    script = (
+        "import os, signal, sys, threading; from cgate.host_tools import cli, runner\n"
+        "def hang(*a, **k):\n"
+        "    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()\n"
+        "    threading.Event().wait(60)\n"
+        "cli.cgate.main = hang\n"
+        "sys.exit(cli.main(['targets']))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 130 and "interrupted" in done.stderr

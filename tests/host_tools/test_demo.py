@@ -57,3 +57,12 @@ def test_whole_chain(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_scales_name_recipes_of_their_data_set() -> None:
     for data, scale in SCALES.items():
         assert find_recipe(scale.recipe).data == data
+
+
+def test_missing_tools_are_named_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["demo", "--out", str(tmp_path / "demo")]) == 3
+    assert "arm-none-eabi-gcc is needed" in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()

@@ -68,7 +68,7 @@ def test_200_held_out_digits_are_equal_on_every_machine(
 
 def changed(bundle: Path, images: NDArray[np.uint8], table: str, value: int) -> Verification:
     """Verify after the first number of a table in the generated code was replaced."""
-    source = bundle / "c/model.c"
+    source = bundle / "c" / "model_weights.c"
     pattern = rf"(model_{table}\[\d+\] = \{{\s+)-?\d+"
     text, count = re.subn(pattern, rf"\g<1>{value}", source.read_text())
     assert count == 1
@@ -110,4 +110,26 @@ def test_a_damaged_unit_file_is_named(bundle: Path, images: NDArray[np.uint8]) -
         verify(bundle, images, data="random", on=("tflite",))
     path.unlink()
     with pytest.raises(CgateError, match="00_stem"):
+        verify(bundle, images, data="random", on=("tflite",))
+
+
+def test_a_wrongly_reported_decision_is_found(bundle: Path, images: NDArray[np.uint8]) -> None:
+    """The hook tells the opposite, while the right bodies run: all values are equal."""
+    source = bundle / "c/model.c"
+    text = source.read_text()
+    wrong = text.replace(
+        "= cg_gate(hooks, 0, open_s1b0_gate)", "= !cg_gate(hooks, 0, !open_s1b0_gate)"
+    )
+    assert wrong != text
+    source.write_text(wrong)
+    result = verify(bundle, images, data="random", on=("host",), patterns=("learned",))
+    difference = result.comparisons[0].difference
+    assert difference is not None and (difference.unit, difference.why) == ("s1b0.gate", "decision")
+    assert result.comparisons[0].differing == len(images)
+
+
+def test_a_file_of_another_unit_is_named(bundle: Path, images: NDArray[np.uint8]) -> None:
+    pytest.importorskip("tflite_runtime", reason="needs pip install 'cgate[golden]'")
+    shutil.copy(bundle / "units/00_stem.tflite", bundle / "units/01_s1b0.gate.tflite")
+    with pytest.raises(CgateError, match=r"01_s1b0\.gate\.tflite does not hold"):
         verify(bundle, images, data="random", on=("tflite",))

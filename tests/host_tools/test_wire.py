@@ -106,3 +106,11 @@ def test_run_request() -> None:
     force = np.array([2, 0], np.uint8)
     assert run_request(image, None, False) == Frame(b"R", b"\x01\xff\x00\x80")
     assert run_request(image, force, True) == Frame(b"V", b"\x01\xff\x00\x80\x02\x00")
+
+
+def test_noise_that_looks_like_a_head_does_not_hide_the_frames_behind_it() -> None:
+    head = b"CG" + struct.pack("<cBI", b"r", 0, 100_000)
+    frames = [Frame(b"u", b"\0\0abc"), Frame(b"q")]
+    decoder = Decoder()
+    assert list(decoder.feed(head + b"".join(map(encode, frames)))) == frames
+    assert decoder.skipped == head

@@ -253,3 +253,13 @@ def test_the_callers_random_numbers_and_threads_stay(tiny: Recipe, tmp_path: Pat
     train(tiny, tmp_path, epochs=1, progress=Silent())
     assert torch.equal(torch.rand(3), expected)
     assert torch.get_num_threads() == threads
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_first_step(
+    tiny: Recipe, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    heard = Recorder(1_000_000)
+    with pytest.raises(CgateError, match="cannot write"):
+        train(tiny, tmp_path / "file" / "run", progress=heard)
+    assert heard.left == 1_000_000

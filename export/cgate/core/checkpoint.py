@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ CARD = "card.json"
 WEIGHTS = "model.safetensors"
 RANGES = "ranges.json"
 SCHEMA = 1
+MAX_VALUE = 1e30  # of an activation; what is above, or NaN, comes from a damaged file
 PATTERNS = ("open", "learned", "random")
 """Gate patterns under which ranges are taken: all gates open, as learned, at random."""
 
@@ -149,9 +149,9 @@ def _ranges(value: Any, where: str) -> dict[str, dict[str, Range]]:
             numbers = [
                 float(n)
                 for n in (fields.get(key) if isinstance(fields, dict) else None for key in keys)
-                if isinstance(n, int | float) and math.isfinite(n)
+                if isinstance(n, int | float) and not isinstance(n, bool) and abs(n) < MAX_VALUE
             ]
-            if pattern not in PATTERNS or len(numbers) != len(keys):
+            if pattern not in PATTERNS or len(numbers) != len(keys) or numbers[0] > numbers[1]:
                 raise CgateError(f"{where}: {name}.{pattern} is no range")
             ranges[name][pattern] = Range(*numbers)
         if not ranges[name]:
@@ -177,10 +177,13 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             "a checkpoint is the folder that `cgate train --out FOLDER` writes",
         )
     network = network_from_json(card["network"], f"{folder / CARD}: network")
+    data = card.get("data", {})
+    names = data.get("classes", []) if isinstance(data, dict) else None
+    if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
+        raise CgateError(f"{folder / CARD}: 'data' has no list of class names")
     path = folder / WEIGHTS
     try:
-        data = path.read_bytes()
-        weights = load(data)
+        weights = load(path.read_bytes())
     except FileNotFoundError as error:
         raise CgateError(
             f"the checkpoint has no weights: {path} does not exist",
@@ -204,6 +207,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             )
         if not np.isfinite(weights[name]).all():
             raise CgateError(f"{path}: {name} holds NaN or infinity", "the training diverged")
+        if name.endswith(".running_var") and (weights[name] < 0).any():
+            raise CgateError(f"{path}: {name} holds a negative variance", "train it again")
     foreign = sorted(weights.keys() - shapes.keys())
     if foreign:
         raise CgateError(f"{path}: {foreign[0]} belongs to no layer of {network.name}")

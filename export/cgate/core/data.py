@@ -586,9 +586,11 @@ def fetch(source: Source, folder: Path, progress: Progress) -> Path:
             f"expected {source.md5}; it was deleted",
             f"run `cgate data download {source.name}` again",
         )
+    # Any official file tells that the folder is the data set's, also if others are missing.
+    marker = next((file for file in source.files if (target / file).is_file()), "")
     with (
         tarfile.open(part) as tar,
-        replaced_folder(target, marker=[*source.files][-1]) as aside,
+        replaced_folder(target, marker=marker) as aside,
     ):
         progress.start(f"unpack {archive.name}", len(source.files))
         for file in source.files:

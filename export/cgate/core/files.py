@@ -102,6 +102,12 @@ def replaced_folder(path: Path, marker: str) -> Iterator[Path]:
     Raises:
         CgateError: `path` holds foreign files, or cannot be written.
     """
+    # A link stays a link: what it points at is replaced.
+    path = path.resolve()
+    if path == Path.cwd():
+        raise CgateError(
+            f"{path} is the current folder, which cannot be replaced", "choose another --out"
+        )
     if path.exists() and not path.is_dir():
         raise CgateError(f"{path} is a file, not a folder", "choose another --out")
     if path.is_dir() and any(path.iterdir()) and not (path / marker).is_file():
@@ -120,9 +126,17 @@ def replaced_folder(path: Path, marker: str) -> Iterator[Path]:
         if path.exists():
             # rename() cannot replace a folder that is not empty: move the old one aside first.
             old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
-            path.replace(old)
-            temporary.replace(path)
-            shutil.rmtree(old, ignore_errors=True)
+            try:
+                path.replace(old)
+                temporary.replace(path)
+            except BaseException:
+                # Also for Ctrl-C between the two: the old folder goes back to its place.
+                if not path.exists():
+                    old.replace(path)
+                raise
+            finally:
+                if path.exists():
+                    shutil.rmtree(old, ignore_errors=True)
         else:
             temporary.replace(path)
     except OSError as error:

@@ -7,6 +7,7 @@ code per architecture.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -359,8 +360,12 @@ def network_from_json(value: Any, where: str = "network") -> Network:
     blocks = _get(value, "blocks", list, where)
     if len(blocks) > MAX_BLOCKS:
         raise CgateError(f"{where}: {len(blocks)} blocks, at most {MAX_BLOCKS} are supported")
+    name = _get(value, "name", str, where)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name):
+        # It stands in comments of the generated C.
+        raise CgateError(f"{where}: name {name!r} is not made of letters, digits, '.', '_', '-'")
     network = Network(
-        _get(value, "name", str, where),
+        name,
         (shape[0], shape[1], shape[2]),
         _size(value, "input_zero", where, 0, 255),
         _size(value, "input_divisor", where, 1, 1 << 16),

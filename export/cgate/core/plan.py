@@ -57,7 +57,8 @@ class Conv2d:
     """SPEC 5.2. `weights`, `scale`, `bias`, `multiplier`, `shift` are names in weights.npz.
 
     `scale` is the weights' float32 scale per output channel: formats that carry scales (TFLite)
-    need it, the arithmetic does not.
+    need it, the arithmetic does not. `scratch` is the place in the arena and the size, in bytes, of
+    what the kernel needs besides.
     """
 
     op: ClassVar[str] = "conv2d"
@@ -74,6 +75,7 @@ class Conv2d:
     macs: int
     kernel: str
     why: str
+    scratch: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -391,6 +393,10 @@ def _check_references(plan: Plan, where: str) -> None:
         for op in unit.ops:
             names += [op.input] if isinstance(op, Decision) else [op.input, op.output]
             names += [op.stream] if isinstance(op, ResidualAdd) else []
+            if isinstance(op, Conv2d) and op.scratch is not None:
+                offset, size = op.scratch
+                if offset % 16 != 0 or not 0 <= offset <= plan.arena_size - size:
+                    raise CgateError(f"{where}.units[{i}] ({unit.name}): scratch outside the arena")
         for name in names:
             if name not in tensors:
                 raise CgateError(f"{where}.units[{i}] ({unit.name}): no tensor {name!r}")

@@ -24,6 +24,9 @@ CORE_FLAGS: dict[str, tuple[str, ...]] = {
     "cortex-m55": ("-mcpu=cortex-m55", "-mfloat-abi=hard"),
 }
 
+# Cores with the DSP extension: GCC defines __ARM_FEATURE_DSP for them.
+DSP_CORES = ("cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55")
+
 UARTS = ("cmsdk", "stm32")
 
 
@@ -68,6 +71,11 @@ class Target:
     def cflags(self) -> tuple[str, ...]:
         """GCC flags that select the core."""
         return ("-mthumb", *CORE_FLAGS[self.core])
+
+    @property
+    def has_dsp(self) -> bool:
+        """Whether the core has SMLAD and its like."""
+        return self.core in DSP_CORES
 
 
 _FIELDS: dict[str, type] = {

@@ -10,18 +10,14 @@ from cgate.core.checkpoint import load_checkpoint
 from cgate.core.errors import EXIT_CHECK_FAILED, CgateError
 from cgate.core.files import replaced_folder, write_bytes
 from cgate.core.network import THRESHOLD
-from cgate.core.plan import PLAN, Plan, Unit, Weights, plan_files, plan_sha256
+from cgate.core.plan import PLAN, Plan, Unit, plan_files, plan_sha256
 from cgate.core.progress import Progress, Silent
 from cgate.core.targets import Target, all_targets, size_text
 from cgate.export.emit_c import check_name, emit_c
 from cgate.export.emit_tflite import emit_tflite
+from cgate.export.kernels import constants_size
 from cgate.export.lower import lower
-
-# What an image needs besides weights and arena, from builds of the stream application: code and
-# small tables in flash; stack, input, output and wire buffers in RAM. The linker has the last
-# word (`cgate build`); this check answers before anything is compiled.
-CODE_ALLOWANCE = 12 * 1024
-STACK_ALLOWANCE = 4 * 1024
+from cgate.export.memory import CODE_ALLOWANCE, STACK_ALLOWANCE
 
 README = """\
 {name}: {network} for {target}, exported by cgate.
@@ -110,11 +106,6 @@ class Summary:
         ]
 
 
-def _constants_size(weights: Weights) -> int:
-    """Bytes of tables in flash; weight scales stay on the host."""
-    return sum(array.nbytes for name, array in weights.items() if not name.endswith(".scale"))
-
-
 def check_fits(summary: Summary) -> None:
     """Refuse a network whose weights or arena the target cannot hold.
 
@@ -151,6 +142,7 @@ def export_checkpoint(
     name: str = "model",
     threshold: float = THRESHOLD,
     ranges: str = "minmax",
+    kernels: str = "auto",
     progress: Progress | None = None,
 ) -> Summary:
     """Write the bundle of a checkpoint: plan, C, TFLite units, a README.
@@ -165,10 +157,12 @@ def export_checkpoint(
     progress.start("export", 4)
     checkpoint = load_checkpoint(checkpoint_folder)
     progress.advance(note="checkpoint read")
-    plan, weights = lower(checkpoint, target, name=name, threshold=threshold, ranges=ranges)
+    plan, weights = lower(
+        checkpoint, target, name=name, threshold=threshold, ranges=ranges, kernels=kernels
+    )
     files = plan_files(plan, weights)
     digest = plan_sha256(files)
-    summary = Summary(out, plan, target, digest, _constants_size(weights))
+    summary = Summary(out, plan, target, digest, constants_size(plan, weights))
     check_fits(summary)
     progress.advance(note="planned")
     files |= {f"c/{path}": text.encode() for path, text in emit_c(plan, weights, digest).items()}

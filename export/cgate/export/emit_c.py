@@ -28,6 +28,7 @@ from cgate.core.plan import (
     Weights,
 )
 from cgate.core.version import __version__
+from cgate.export.kernels import CONV_KERNELS, NEEDS_DSP, conv_layer, reference
 
 ABI_VERSION = 1
 SEPARATE_WEIGHTS = 64 * 1024  # larger tables get a file of their own: the logic stays readable
@@ -39,6 +40,12 @@ signed sizeof static static_assert struct switch thread_local true typedef typeo
 unsigned void volatile while asm class delete new operator private protected public template
 this throw try using virtual namespace catch and or not xor
 """
+# <name>.h would hide a header of the C library or of cgate's; `cg` would define cg_model twice.
+_HEADERS = """
+cg cgate assert complex ctype errno features fenv float inttypes limits locale math setjmp signal
+stdalign stdarg stdatomic stdbool stddef stdint stdio stdlib stdnoreturn string strings tgmath
+threads time uchar wchar wctype
+"""
 
 
 def check_name(name: str) -> None:
@@ -48,7 +55,8 @@ def check_name(name: str) -> None:
         CgateError: the name is no identifier, reserved, or would clash with the library.
     """
     good = re.fullmatch(r"[a-z][a-z0-9_]{0,30}", name) is not None
-    if not good or name in _RESERVED.split() or keyword.iskeyword(name) or name.startswith("cg_"):
+    taken = name in (*_RESERVED.split(), *_HEADERS.split()) or keyword.iskeyword(name)
+    if not good or taken or name.startswith("cg_"):
         raise CgateError(
             f"--name {name!r} cannot prefix C identifiers",
             "use lower-case letters, digits and underscores, such as --name digits",
@@ -91,7 +99,15 @@ class _Emitter:
         self.sha256 = plan_sha256
         self.prefix = plan.name
         self.upper = plan.name.upper()
-        self.separate = sum(array.nbytes for array in weights.values()) > SEPARATE_WEIGHTS
+        tensors = {tensor.name: tensor for tensor in plan.tensors}
+        # Output tensor -> the words that its kernel reads in place of weights, biases and so on.
+        self.packed = {
+            op.output: CONV_KERNELS[op.kernel].pack(conv_layer(op, tensors, weights))
+            for op in self._ops(Conv2d)
+            if op.kernel in CONV_KERNELS
+        }
+        size = sum(array.nbytes for array in (*weights.values(), *self.packed.values()))
+        self.separate = size > SEPARATE_WEIGHTS
 
     def preamble(self, what: str) -> list[str]:
         plan = self.plan
@@ -148,19 +164,42 @@ class _Emitter:
         storage = "" if self.separate else "static "
         lines: list[str] = []
         for op in self._ops(Conv2d):
+            plain: list[str] = []
             for ctype, name in self._arrays(op):
                 array = self.weights[name]
                 comment = f"{name} {'x'.join(str(n) for n in array.shape)}"
-                lines += _table(ctype, self._name(name), array, comment, storage)
+                plain += _table(ctype, self._name(name), array, comment, storage)
+            packed: list[str] = []
+            if op.output in self.packed:
+                words = self.packed[op.output]
+                comment = f"{op.weights} and the rest, for {op.kernel}"
+                packed = _table("int32_t", self._packed(op), words, comment, storage)
+            lines += self._by_core(packed, plain)
         return lines
 
     def declarations(self) -> list[str]:
-        lines = [
-            f"extern const {ctype} {self._name(name)}[{self.weights[name].size}];"
-            for op in self._ops(Conv2d)
-            for ctype, name in self._arrays(op)
-        ]
+        lines: list[str] = []
+        for op in self._ops(Conv2d):
+            plain = [
+                f"extern const {ctype} {self._name(name)}[{self.weights[name].size}];"
+                for ctype, name in self._arrays(op)
+            ]
+            packed: list[str] = []
+            if op.output in self.packed:
+                size = self.packed[op.output].size
+                packed = [f"extern const int32_t {self._packed(op)}[{size}];"]
+            lines += self._by_core(packed, plain)
         return [*lines, ""]
+
+    @staticmethod
+    def _by_core(packed: list[str], plain: list[str]) -> list[str]:
+        """Tables for the kernel, or for the reference kernel where that takes its place."""
+        if not packed:
+            return plain
+        return ["#if defined(__ARM_FEATURE_DSP)", *packed, "#else", *plain, "#endif"]
+
+    def _packed(self, op: Conv2d) -> str:
+        return f"{self._name(op.output)}_packed"
 
     def _ops(self, kind: type[Op]) -> list[Any]:
         return [op for unit in self.plan.units for op in unit.ops if isinstance(op, kind)]
@@ -205,10 +244,7 @@ class _Emitter:
                 "out_zero_point": target.zero_point,
                 "clamp_min": op.clamp[0],
                 "clamp_max": op.clamp[1],
-                "weights": self._name(op.weights),
-                "bias": self._name(op.bias),
-                "multiplier": self._name(op.multiplier),
-                "shift": self._name(op.shift),
+                **self._constants(op),
             }
         elif isinstance(op, ResidualAdd):
             fields = {"size": target.size}
@@ -249,6 +285,16 @@ class _Emitter:
         body = [f"    .{name} = {value}," for name, value in fields.items()]
         return [f"static const cg_{kind} {self._name(op.output)}_op = {{", *body, "};", ""]
 
+    def _constants(self, op: Conv2d) -> dict[str, str]:
+        names = {
+            field: self._name(getattr(op, field))
+            for field in ("weights", "bias", "multiplier", "shift")
+        }
+        if op.output not in self.packed:
+            return names
+        plain = {field: f"CG_DSP(NULL, {name})" for field, name in names.items()}
+        return {**plain, "packed": f"CG_DSP({self._packed(op)}, NULL)"}
+
     def _place(self, name: str) -> str:
         if name == self.plan.input:
             return "input"
@@ -261,10 +307,15 @@ class _Emitter:
         plan = self.plan
         source, target = plan.tensor(op.input), plan.tensor(op.output)
         macs = f"  {_kilo(op.macs)}" if isinstance(op, Counted) else ""
+        kernel, scratch = f"cg_{op.kernel}", "NULL"
+        if op.kernel in NEEDS_DSP:
+            kernel = f"CG_DSP({kernel}, cg_{reference(op.kernel)})"
+        if isinstance(op, Conv2d) and op.scratch is not None:
+            scratch = f"a + {op.scratch[0]}"
         return [
             f"{indent}/* {op.op} {_shape(source.shape)} -> {_shape(target.shape)}{macs} */",
-            f"{indent}CG_TRY(cg_{op.kernel}(&{self._name(op.output)}_op, "
-            f"{self._place(op.input)}, {self._place(op.output)}, NULL));",
+            f"{indent}CG_TRY({kernel}(&{self._name(op.output)}_op, "
+            f"{self._place(op.input)}, {self._place(op.output)}, {scratch}));",
         ]
 
     def _unit(self, unit: Unit) -> list[str]:

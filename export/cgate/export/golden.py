@@ -24,13 +24,18 @@ def _interpreter(package: str) -> Callable[[bytes], Any]:
     except ImportError as error:
         raise CgateError(
             f"{package}, which has TFLite's reference kernels, is not installed",
-            'pip install -c constraints.txt "cgate[golden]"',
+            'pip install "cgate[golden]"',
             EXIT_TOOL_MISSING,
         ) from error
     resolver = module.OpResolverType.BUILTIN_REF
     return lambda content: module.Interpreter(
         model_content=content, experimental_op_resolver_type=resolver
     )
+
+
+def require_golden() -> None:
+    """Raise the CgateError that GoldenUnit would raise if the golden package is missing."""
+    _interpreter("tflite-runtime")
 
 
 class GoldenUnit:

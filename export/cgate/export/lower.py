@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 from cgate.core.checkpoint import Checkpoint
 from cgate.core.errors import CgateError
 from cgate.core.gates import GATE_KINDS
-from cgate.core.network import THRESHOLD, Block, Conv, Exit, Network, conv_macs, conv_output, network_macs
+from cgate.core.network import (
+    THRESHOLD,
+    Block,
+    Conv,
+    Exit,
+    Network,
+    conv_macs,
+    conv_output,
+    network_macs,
+)
 from cgate.core.plan import (
     ROUNDING,
     Conv2d,
@@ -34,7 +43,8 @@ from cgate.core.plan import (
 from cgate.core.targets import Target
 from cgate.export.fixedpoint import mean_multiplier, quantize_multiplier
 from cgate.export.fold import FloatConv, fold
-from cgate.export.memory import Buffer, place
+from cgate.export.kernels import choose, without_largest_scratch
+from cgate.export.memory import STACK_ALLOWANCE, Buffer, place
 from cgate.export.quantize import (
     RangeTable,
     Scale,
@@ -78,9 +88,7 @@ def _check_supported(network: Network) -> None:
                 f"{block.name} cannot be exported: its shortcut is {block.shortcut!r}", hint
             )
         if not block.relu:
-            raise CgateError(
-                f"{block.name} cannot be exported: no ReLU follows its addition", hint
-            )
+            raise CgateError(f"{block.name} cannot be exported: no ReLU follows its addition", hint)
 
 
 def _settled(checkpoint: Checkpoint, threshold: float) -> dict[str, bool]:
@@ -344,6 +352,7 @@ def _buffers(lowering: _Lowering) -> tuple[list[Buffer], dict[str, str]]:
     outside = {INPUT, *(unit.output for unit in lowering.units if unit.role in ("exit", "head"))}
     first: dict[str, int] = {}
     last: dict[str, int] = {}
+    scratch: list[Buffer] = []
     step = 0
     for unit in lowering.units:
         for op in unit.ops:
@@ -358,11 +367,28 @@ def _buffers(lowering: _Lowering) -> tuple[list[Buffer], dict[str, str]]:
                 home[name] = buffer_of(name)
                 first.setdefault(home[name], step)
                 last[home[name]] = step
+            if isinstance(op, Conv2d) and op.scratch is not None:
+                scratch.append(Buffer(_scratch(op), op.scratch[1], step, step))
             step += 1
     buffers = [
         Buffer(name, lowering.tensors[name].size, first[name], last[name]) for name in sorted(first)
     ]
-    return buffers, home
+    return [*buffers, *scratch], home
+
+
+def _scratch(op: Conv2d) -> str:
+    """The name of an op's scratch buffer; no tensor has such a name."""
+    return f"{op.output}.scratch"
+
+
+def _place_scratch(unit: Unit, offsets: dict[str, int]) -> Unit:
+    ops = [
+        replace(op, scratch=(offsets[_scratch(op)], op.scratch[1]))
+        if isinstance(op, Conv2d) and op.scratch is not None
+        else op
+        for op in unit.ops
+    ]
+    return replace(unit, ops=tuple(ops))
 
 
 def lower(
@@ -372,6 +398,7 @@ def lower(
     name: str = "model",
     threshold: float = 0.45,
     ranges: str = "minmax",
+    kernels: str = "auto",
 ) -> tuple[Plan, Weights]:
     """Make the plan of a checkpoint for a target.
 
@@ -379,6 +406,7 @@ def lower(
         name: C identifier that prefixes the generated code.
         threshold: a gate is open where sigmoid(logit) exceeds it.
         ranges: one of quantize.RANGE_CHOICES.
+        kernels: one of kernels.CHOICES.
 
     Returns:
         The plan and its int8 and int32 arrays by name.
@@ -407,8 +435,17 @@ def lower(
             if block.name in exits:
                 lowering.exit(exits[block.name], stream, answers)
     lowering.head(stream, answers)
+    lowering.units = choose(lowering.units, lowering.tensors, lowering.weights, target, kernels)
     buffers, home = _buffers(lowering)
     offsets, arena = place(buffers)
+    owned = lowering.tensors[INPUT].size + lowering.tensors[LOGITS].size
+    while arena + owned + STACK_ALLOWANCE > target.ram.size:
+        fewer = without_largest_scratch(lowering.units, lowering.tensors, lowering.weights)
+        if fewer is None:
+            break
+        lowering.units = fewer
+        buffers, home = _buffers(lowering)
+        offsets, arena = place(buffers)
     tensors = tuple(
         replace(tensor, offset=offsets[home[tensor.name]] if tensor.name in home else None)
         for tensor in lowering.tensors.values()
@@ -428,6 +465,6 @@ def lower(
         tuple(classes or (str(i) for i in range(network.classes))),
         network,
         tensors,
-        tuple(lowering.units),
+        tuple(_place_scratch(unit, offsets) for unit in lowering.units),
     )
     return plan, lowering.weights

@@ -18,6 +18,8 @@ ZERO_RELU = -128  # zero point of tensors that are never negative: all 256 codes
 # A bias is kept below 2^23 steps: exact to 24 bits and far from int32's end.
 MAX_BIAS = 1 << 23
 
+DEAD = 1e-6  # a tensor that never leaves -DEAD .. DEAD counts as always zero
+
 
 def as_float32(value: float) -> float:
     """`value` rounded to float32: what a .tflite file stores and every consumer computes with."""
@@ -60,9 +62,17 @@ class RangeTable:
         return min(low for low, _ in ends), max(high for _, high in ends)
 
 
+def _span(width: float) -> float:
+    """Width of a range; 1 for a tensor that was always zero, for which any scale is right.
+
+    A tiny one would do, too, but its requantisation would shift accumulators out of int32.
+    """
+    return width if width >= DEAD else 1.0
+
+
 def relu_scale(high: float) -> Scale:
     """Scale of a tensor with values 0 .. high."""
-    return Scale(as_float32(max(high, 1e-6) / 255), ZERO_RELU)
+    return Scale(as_float32(_span(high) / 255), ZERO_RELU)
 
 
 def stream_scale(highs: Iterable[float], bodies: Iterable[tuple[float, float]]) -> Scale:
@@ -75,13 +85,13 @@ def stream_scale(highs: Iterable[float], bodies: Iterable[tuple[float, float]]) 
     steps = [high / 255 for high in highs]
     for low, high in bodies:
         steps += [high / 127, -low / 128]
-    return Scale(as_float32(max([*steps, 1e-6 / 255])), ZERO_RELU)
+    return Scale(as_float32(_span(max(steps) * 255) / 255), ZERO_RELU)
 
 
 def signed_scale(low: float, high: float) -> Scale:
     """Scale for low .. high on 255 steps; 0.0 is represented exactly."""
     low, high = min(low, 0.0), max(high, 0.0)
-    scale = as_float32(max(high - low, 1e-6) / 255)
+    scale = as_float32(_span(high - low) / 255)
     return Scale(scale, max(-128, min(127, round(-128 - low / scale))))
 
 
@@ -129,7 +139,13 @@ def quantize_conv(conv: FloatConv, source: Scale, target: Scale, name: str) -> Q
     weights = np.clip(np.rint(conv.weights / steps[:, None, None, None]), -127, 127)
     bias = np.rint(conv.bias / (source.scale * steps))
     factors = [source.scale * float(step) / target.scale for step in steps]
-    pairs = [quantize_multiplier(factor) for factor in factors]
+    try:
+        pairs = [quantize_multiplier(factor) for factor in factors]
+    except ValueError as error:
+        raise CgateError(
+            f"{name}: its weights are too large for its output's range ({error})",
+            "check the training, or run `cgate calibrate` again",
+        ) from error
     # Worst accumulator: inputs are at most 255 steps from their zero point.
     worst = np.abs(weights).reshape(len(bias), -1).sum(axis=1) * 255 + np.abs(bias)
     left = np.array([max(shift, 0) for _, shift in pairs])

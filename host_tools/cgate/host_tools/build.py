@@ -379,10 +379,17 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _is_current(folder: Path, program: Path, key: str) -> bool:
-    if not program.is_file() or not (folder / BUILD_JSON).is_file():
+    """Whether the program there is the one that would be built, and is undamaged."""
+    try:
+        record = read_json(folder / BUILD_JSON, "the build's record")
+        content = program.read_bytes()
+    except (CgateError, OSError):
         return False
-    record = read_json(folder / BUILD_JSON, "the build's record")
-    return isinstance(record, dict) and record.get("key") == key
+    return (
+        isinstance(record, dict)
+        and record.get("key") == key
+        and record.get("program_sha256") == sha256(content)
+    )
 
 
 def _make(

@@ -6,15 +6,16 @@ Commands live in `commands/`, one module each, and are imported only when they a
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed_version
 from typing import Any
 
 import click
@@ -22,6 +23,7 @@ import click
 from cgate.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TOOL_MISSING, EXIT_USAGE, CgateError
 from cgate.core.files import json_text
 from cgate.core.progress import Progress, Silent
+from cgate.core.version import __version__
 from cgate.host_tools.console import ConsoleProgress, print_error, wants_bar
 
 JSON_SCHEMA = 1
@@ -64,11 +66,8 @@ Exit codes:
 
 
 def version() -> str:
-    """Version of the installed package; "uninstalled" when run straight from the sources."""
-    try:
-        return installed_version("cgate")
-    except PackageNotFoundError:
-        return "uninstalled"
+    """Version of the code that is running."""
+    return __version__
 
 
 @dataclass(frozen=True)
@@ -223,10 +222,37 @@ def _as_user_error(error: BaseException) -> CgateError:
     )
 
 
+@contextlib.contextmanager
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """Being terminated, or losing the terminal, ends a command as Ctrl-C does.
+
+    By default Python would end at once and leave emulators running and temporary files behind.
+    A signal that is ignored (nohup) stays ignored.
+    """
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    changed = [
+        number
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if threading.current_thread() is threading.main_thread()
+        and signal.getsignal(number) is signal.SIG_DFL
+    ]
+    for number in changed:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def _perform(arguments: Sequence[str]) -> tuple[int, dict[str, Any] | None, Sequence[str], Any]:
     """Run a command: exit code, JSON data, lines, and the exception or None."""
     try:
-        result = cgate.main(list(arguments), prog_name="cgate", standalone_mode=False)
+        with _ended_like_ctrl_c():
+            result = cgate.main(list(arguments), prog_name="cgate", standalone_mode=False)
     except (Exception, KeyboardInterrupt) as error:
         return _as_user_error(error).code, None, (), error
     if isinstance(result, Outcome):
@@ -261,6 +287,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader has gone. Python would flush, and fail, once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as failure:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print_error(f"cannot write the result: {failure.strerror}", "")
+        code = code or EXIT_USAGE
     if shown is not None and not as_json:
         print_error(shown.message, shown.hint)
     return code

@@ -13,6 +13,7 @@ from cgate.core.files import write_json
 from cgate.core.plan import load_bundle
 from cgate.core.progress import Progress
 from cgate.core.targets import Target
+from cgate.host_tools.toolchain import TOOLS, find
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ def demo(
     """
     # torch and the TFLite runtime take seconds to import: not before somebody runs a demo.
     from cgate.export.bundle import export_checkpoint
+    from cgate.export.golden import require_golden
     from cgate.host_tools.build import build
     from cgate.host_tools.evaluate import evaluate
     from cgate.host_tools.inputs import load_inputs
@@ -90,6 +92,10 @@ def demo(
     from cgate.train.loop import train
     from cgate.train.recipes import find_recipe
 
+    # What is missing is said before minutes of training, not after.
+    for tool in TOOLS:
+        find(tool)
+    require_golden()
     scale = SCALES[data]
     stages = _Stages(progress)
     checkpoint, folder = out / "checkpoint", out / "bundle"

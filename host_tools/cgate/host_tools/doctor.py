@@ -111,7 +111,12 @@ def _tool(tool: Tool, required: bool) -> Check:
     if path is not None:
         match = re.search(r"\d+\.\d+(\.\d+)?", _output([path, "--version"]))
         found = match.group() if match else path
-    return Check(tool.name, found, "any", tool.purpose, required, bool(found), tool.install)
+    # A version that cannot be read is not held against the tool.
+    number = _number(found)
+    fits = not number or (
+        number >= _number(tool.low) and not (tool.below and number >= _number(tool.below))
+    )
+    return Check(tool.name, found, tool.wanted, tool.purpose, required, fits, tool.install)
 
 
 def _feature(name: str, tool: Tool, argument: str, present: Callable[[str], bool]) -> Check:

@@ -16,9 +16,15 @@ from cgate.host_tools.inputs import Inputs
 from cgate.host_tools.trace import Trace, make_trace, write_trace
 
 
-def default_name(split: str, gates: str, on: str, target: Target | None) -> str:
-    """Folder of a run under runs/: what differs from the usual is in the name."""
-    parts = [split, "" if gates == "learned" else gates, "" if on == "qemu" else on]
+def default_name(inputs: Inputs, gates: str, on: str, io: str, target: Target | None) -> str:
+    """Folder of a run under runs/: what differs from the usual is in the name.
+
+    So a short run does not overwrite the one over the whole split.
+    """
+    count = len(inputs.indices)
+    parts = [inputs.split, "" if count == inputs.available else str(count)]
+    parts += ["" if gates == "learned" else gates, "" if on == "qemu" else on]
+    parts.append("uart" if io == "uart" and on == "qemu" else "")
     return "-".join(part for part in [*parts, target.name if target else ""] if part)
 
 
@@ -54,7 +60,7 @@ def evaluate(
         CgateError: what building, running and writing raise; a bad name.
     """
     bundle = load_bundle(folder)
-    chosen = name or default_name(inputs.split, gates, on, target)
+    chosen = name or default_name(inputs, gates, on, io, target)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", chosen):
         raise CgateError(
             f"{chosen!r} cannot name a run; allowed are letters, digits, '.', '_' and '-'"

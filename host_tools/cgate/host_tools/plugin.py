@@ -25,8 +25,9 @@ _RECORD = np.dtype([("kind", np.uint32), ("id", np.uint32), ("instructions", np.
 
 def cache_folder() -> Path:
     """Where compiled helpers are kept: $XDG_CACHE_HOME/cgate, or ~/.cache/cgate."""
-    root = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(root) if root else Path.home() / ".cache") / "cgate"
+    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # A relative one is to be ignored, says the XDG base directory specification.
+    return (root if root.is_absolute() else Path.home() / ".cache") / "cgate"
 
 
 def plugin_library() -> Path:

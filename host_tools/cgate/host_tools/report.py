@@ -200,7 +200,7 @@ def collect(bundle: Bundle, runs: Sequence[Run], chosen: Run) -> dict[str, Any]:
     target = find_target(trace.target)
     verified = bundle.folder / VERIFICATION
     agreement = read_json(verified, "the bundle's verification") if verified.is_file() else None
-    if agreement is not None and agreement.get("plan_sha256") != bundle.sha256:
+    if not isinstance(agreement, dict) or agreement.get("plan_sha256") != bundle.sha256:
         agreement = None
     figures = headline(plan, trace)
     cost, full = record.macs, 0.0

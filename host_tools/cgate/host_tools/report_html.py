@@ -138,7 +138,8 @@ def _tiles(value: Value) -> str:
             _tile(
                 "Bit-exactness",
                 "equal" if equal else "differs",
-                f"{whole(agreement['images'])} images against the integer reference",
+                f"{whole(agreement['images'])} images, integer reference and "
+                + ", ".join(escape(each["route"]) for each in agreement["comparisons"]),
                 "good" if equal else "bad",
             )
         )

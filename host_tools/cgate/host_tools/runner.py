@@ -353,11 +353,14 @@ class Session:
                 "",
                 EXIT_TARGET_FAILED,
             )
-        tail = "\n".join(text.strip().splitlines()[-5:])
-        if self.build.target is not None and "plugin" in tail:
+        lines = text.strip().splitlines()
+        # QEMU gives the reason first, and then all registers.
+        fatal = next((i for i, line in enumerate(lines) if line.startswith("qemu: fatal")), None)
+        tail = "\n".join(lines[-5:] if fatal is None else lines[fatal : fatal + 6])
+        if self.build.target is not None and "Could not load plugin" in tail:
             return CgateError(
                 f"this QEMU does not take cgate's plugin:\n{tail}",
-                f"cgate needs QEMU 4.2 to 8.2 with TCG plugins: {QEMU.install}",
+                f"cgate needs QEMU {QEMU.wanted}, with TCG plugins: {QEMU.install}",
                 EXIT_TOOL_MISSING,
             )
         return CgateError(

@@ -19,11 +19,21 @@ class Tool:
         name: as called.
         packages: Debian and Ubuntu packages that have it.
         purpose: what cgate needs it for, as the end of "... is needed to ...".
+        low: the first version that will do; empty if all do.
+        below: the first version that is too new; empty if none is.
     """
 
     name: str
     packages: str
     purpose: str
+    low: str = ""
+    below: str = ""
+
+    @property
+    def wanted(self) -> str:
+        """The versions that will do, in words."""
+        parts = [f">= {self.low}"] * bool(self.low) + [f"< {self.below}"] * bool(self.below)
+        return ", ".join(parts) or "any"
 
     @property
     def install(self) -> str:
@@ -32,10 +42,12 @@ class Tool:
 
 
 _ARM_PACKAGES = "gcc-arm-none-eabi libnewlib-arm-none-eabi"
-ARM_GCC = Tool("arm-none-eabi-gcc", _ARM_PACKAGES, "compile for Cortex-M")
+# -fcallgraph-info, which bounds the stack, came with GCC 10.
+ARM_GCC = Tool("arm-none-eabi-gcc", _ARM_PACKAGES, "compile for Cortex-M", "10")
 ARM_SIZE = Tool("arm-none-eabi-size", _ARM_PACKAGES, "measure the program")
 ARM_ADDR2LINE = Tool("arm-none-eabi-addr2line", _ARM_PACKAGES, "name where a fault happened")
-QEMU = Tool("qemu-system-arm", "qemu-system-arm", "run Cortex-M programs")
+# mps3-an547 came with 6.0; plugins for interface version 1, such as cgate's, ended with 8.2.
+QEMU = Tool("qemu-system-arm", "qemu-system-arm", "run Cortex-M programs", "6.0", "9")
 HOST_CC = Tool("cc", "gcc libc6-dev", "compile for this computer")
 TOOLS = (ARM_GCC, QEMU, HOST_CC)
 """What `cgate doctor` lists; the other two come with ARM_GCC."""

@@ -109,7 +109,9 @@ def make_trace(
         CgateError: the instructions counted contradict the gates' decisions.
     """
     plan = bundle.plan
-    decisions = np.array([r.decisions for r in results], np.uint8).reshape(-1, len(plan.gates))
+    # Not -1: without gates the array is empty, and numpy could not tell the number of rows.
+    shape = (len(results), len(plan.gates))
+    decisions = np.array([r.decisions for r in results], np.uint8).reshape(shape)
     ran = ran_units(plan, decisions, gates)
     instructions = None
     if build.on == "qemu":

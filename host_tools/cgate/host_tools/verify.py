@@ -37,10 +37,14 @@ SHOWN = 5  # differing values that a report shows
 
 @dataclass(frozen=True)
 class UnitOutput:
-    """What one unit left: which of n images ran it, and the output of those, (m, size) int8."""
+    """What one unit left: which of n images ran it, and the output of those, (m, size) int8.
+
+    A gate's own decisions, (m,) bool, are those before anything forces them.
+    """
 
     images: NDArray[np.int64]
     values: Int8
+    decisions: NDArray[np.bool_] | None = None
 
 
 Outputs = Mapping[int, UnitOutput]
@@ -63,8 +67,9 @@ class Difference:
     Args:
         gates: the gate pattern of the run.
         image: index of the first image that differs.
-        why: "values" of the unit's output, or "ran": the unit ran on one side only.
-        count: differing int8 values in this unit.
+        why: "values" of the unit's output; "decision" of the gate, its logit being equal; or
+            "ran": the unit ran on one side only.
+        count: differing int8 values, decisions or images in this unit.
         first: (position in the output, expected, found) of the first few.
     """
 
@@ -81,6 +86,8 @@ class Difference:
         place = f"{self.route}: first difference in unit {self.unit}, image {self.image}, gates "
         if self.why == "ran":
             return [place + f"{self.gates}: the unit ran on one side only (a gate differs)"]
+        if self.why == "decision":
+            return [place + f"{self.gates}: {self.count} decisions differ, the logits are equal"]
         return [
             place + f"{self.gates}: {self.count} values differ",
             *(
@@ -174,14 +181,32 @@ class TfliteRoute:
     def __call__(self, images: Int8, gates: str) -> Outputs:
         """See Route."""
         return {
-            step.unit.index: UnitOutput(step.images, step.output.reshape(len(step.images), -1))
+            step.unit.index: UnitOutput(
+                step.images, step.output.reshape(len(step.images), -1), step.decision
+            )
             for step in reference.walk(self._plan, images, gates, self._run_unit)
         }
 
     def _run_unit(
         self, unit: Unit, inputs: Mapping[str, Int8]
     ) -> tuple[Int8, NDArray[np.bool_] | None]:
-        output, *decision = self._units[unit.index]([inputs[name] for name in unit.inputs])
+        """CgateError if the unit's file is not of this unit."""
+        arrays = [inputs[name] for name in unit.inputs]
+        images = len(arrays[0])
+        sizes = [images * self._plan.tensor(unit.output).size]
+        if unit in self._plan.gates:
+            sizes.append(images)
+        try:
+            results = self._units[unit.index](arrays)
+            found = [each.size for each in results]
+            if found != sizes:
+                raise ValueError(f"its outputs have {found} values instead of {sizes}")
+        except (ValueError, RuntimeError) as error:
+            raise CgateError(
+                f"{unit_file(unit)} does not hold the plan's unit {unit.name}: {error}",
+                "export the checkpoint again",
+            ) from error
+        output, *decision = results
         return output, decision[0].reshape(-1) if decision else None
 
 
@@ -197,11 +222,18 @@ class CompiledRoute:
     def __call__(self, images: Int8, gates: str) -> Outputs:
         """See Route."""
         results = run(self._build, images, gates=gates, show=True, progress=self._progress)
-        return {
-            unit.index: UnitOutput(rows, np.stack([_shown(results[row], unit) for row in rows]))
-            for unit in self._plan.units
-            if len(rows := _rows(results, unit))
-        }
+        places = {unit.index: place for place, unit in enumerate(self._plan.gates)}
+        outputs: dict[int, UnitOutput] = {}
+        for unit in self._plan.units:
+            rows = _rows(results, unit)
+            if len(rows):
+                shown = np.stack([_shown(results[row], unit) for row in rows])
+                place = places.get(unit.index)
+                decided = None
+                if place is not None:
+                    decided = np.array([results[row].decisions[place] for row in rows], bool)
+                outputs[unit.index] = UnitOutput(rows, shown, decided)
+        return outputs
 
 
 def _rows(results: Sequence[Result], unit: Unit) -> NDArray[np.int64]:
@@ -216,7 +248,9 @@ def _shown(result: Result, unit: Unit) -> Int8:
 
 def _reference(bundle: Bundle, images: Int8, gates: str) -> dict[int, UnitOutput]:
     return {
-        step.unit.index: UnitOutput(step.images, step.output.reshape(len(step.images), -1))
+        step.unit.index: UnitOutput(
+            step.images, step.output.reshape(len(step.images), -1), step.decision
+        )
         for step in reference.trace(bundle.plan, bundle.weights, images, gates)
     }
 
@@ -257,8 +291,15 @@ class _Tally:
                 )
                 image = start + int(want.images[row])
                 self._first(Difference(self.route, gates, unit.name, image, "values", count, first))
-            if unit in bundle.plan.gates:
+            if want.decisions is not None and got.decisions is not None:
                 self.decisions += len(want.images)
+                flips = np.flatnonzero(want.decisions != got.decisions)
+                self.differing += len(flips)
+                if len(flips):
+                    image = start + int(want.images[flips[0]])
+                    self._first(Difference(
+                        self.route, gates, unit.name, image, "decision", len(flips), ()
+                    ))  # fmt: skip
 
     def _first(self, difference: Difference) -> None:
         self.difference = self.difference or difference

@@ -70,14 +70,37 @@ class Decoder:
                 continue
             end = head + length
             if len(self._data) < end + 4:
-                return
-            body = bytes(self._data[len(MAGIC) : end])
-            if zlib.crc32(body) != int.from_bytes(self._data[end : end + 4], "little"):
+                # The rest is still to come, or this is noise that looks like a head and claims
+                # bytes that never will: a whole frame behind it tells.
+                later = self._whole_frame_behind()
+                if later is None:
+                    return
+                self._skip(later)
+                continue
+            if not self._is_frame(0, end):
                 # Not a frame, or a damaged one: the next may begin inside it.
                 self._skip(len(MAGIC))
                 continue
+            payload = bytes(self._data[head:end])
             del self._data[: end + 4]
-            yield Frame(kind, body[_HEAD.size :], flags)
+            yield Frame(kind, payload, flags)
+
+    def _is_frame(self, start: int, end: int) -> bool:
+        """Whether the bytes from the magic at `start` to `end` are followed by their CRC."""
+        crc = zlib.crc32(memoryview(self._data)[start + len(MAGIC) : end])
+        return crc == int.from_bytes(self._data[end : end + 4], "little")
+
+    def _whole_frame_behind(self) -> int | None:
+        """Where the first complete and undamaged frame after the head at 0 begins."""
+        head = len(MAGIC) + _HEAD.size
+        start = self._data.find(MAGIC, len(MAGIC))
+        while 0 <= start <= len(self._data) - head - 4:
+            _, _, length = _HEAD.unpack_from(self._data, start + len(MAGIC))
+            end = start + head + length
+            if end + 4 <= len(self._data) and self._is_frame(start, end):
+                return start
+            start = self._data.find(MAGIC, start + 1)
+        return None
 
     def _skip(self, count: int) -> None:
         self.skipped += self._data[:count]

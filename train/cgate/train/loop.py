@@ -46,6 +46,7 @@ from cgate.train.resume import (
     Row,
     State,
     check_recipe,
+    claim,
     epoch_generator,
     load_shared_state,
     remove_state,
@@ -517,6 +518,9 @@ def fit(run: Run, out: Path, progress: Progress) -> State:
     """Train to the last epoch, saving each."""
     recipe = run.recipe
     state = load_shared_state(run.world, out, recipe.to_json(), run.model, run.optimizers)
+    if run.world.main and not state.epoch:
+        # Claims the folder, and finds out before the first epoch that it cannot be written.
+        claim(out, recipe.to_json())
     record = run.record(out, state.log) if run.world.main else None
     progress.start(f"train {recipe.name}", recipe.epochs * len(run.batches))
     if state.epoch:

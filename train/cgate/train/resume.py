@@ -69,6 +69,11 @@ def save_state(
     write_bytes(out / LAST, data)
 
 
+def claim(out: Path, recipe: Mapping[str, Any]) -> None:
+    """Make `out` the folder of a run of `recipe` that has no epoch yet."""
+    write_json(out / STATE, {"schema": SCHEMA, "recipe": recipe, "log": []})
+
+
 def load_state(
     out: Path,
     recipe: Mapping[str, Any],

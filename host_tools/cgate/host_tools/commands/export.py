@@ -40,6 +40,13 @@ from cgate.host_tools.commands.options import FOLDER, target_option
     show_default=True,
     help="Which observed ranges give the scales.",
 )
+@click.option(
+    "--kernels",
+    type=click.Choice(["auto", "dsp", "ref"]),
+    default="auto",
+    show_default=True,
+    help="auto: the fastest that fit; dsp: the same, on a core with DSP only; ref: portable C.",
+)
 def command(
     source: Path | None,
     checkpoint: Path | None,
@@ -48,6 +55,7 @@ def command(
     name: str,
     threshold: float,
     ranges: str,
+    kernels: str,
 ) -> Outcome:
     """Turn the checkpoint SOURCE into an int8 bundle: plan, C and TFLite units.
 
@@ -60,6 +68,13 @@ def command(
     from cgate.export.bundle import export_checkpoint
 
     summary = export_checkpoint(
-        folder, out, target, name=name, threshold=threshold, ranges=ranges, progress=progress()
+        folder,
+        out,
+        target,
+        name=name,
+        threshold=threshold,
+        ranges=ranges,
+        kernels=kernels,
+        progress=progress(),
     )
     return Outcome(summary.to_json(), summary.lines())

@@ -56,7 +56,7 @@ def recipe_options(function: F) -> F:
         click.option("--ablation", metavar="NAME",
                      help="Take one thing away, such as no-cir; an unknown name lists all."),
         click.option("--gate", metavar="KIND",
-                     help="Kind of gate instead of the recipe's, or none; an unknown name lists all."),
+                     help="Kind of gate, or none, for the recipe's; an unknown name lists all."),
     ):  # fmt: skip
         function = decorate(function)
     return function

@@ -1,0 +1,338 @@
+"""Which kernels exist, what each can do, and the constants it reads from flash.
+
+A kernel's name is `<op>__<variant>`, as in firmware/include/cg_kernels.inc; the C function is
+`cg_<name>`. Kernels other than `ref` read packed weights: made here, once, at export, from the
+plan's integers. They are no part of the plan: they can be made again from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cgate.core.errors import CgateError
+from cgate.core.plan import Conv2d, Mean, Op, Plan, ResidualAdd, Tensor, Unit, Weights
+from cgate.core.targets import Target
+from cgate.export.memory import CODE_ALLOWANCE
+
+CHOICES = ("auto", "dsp", "ref")
+"""What `cgate export --kernels` takes; `dsp` is `auto` that insists on a core with DSP."""
+
+Words = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class ConvLayer:
+    """Everything that a convolution kernel may depend on (SPEC.md 5.2)."""
+
+    in_shape: tuple[int, int, int]
+    out_shape: tuple[int, int, int]
+    stride: int
+    pad_top: int
+    pad_left: int
+    in_zero_point: int
+    out_zero_point: int
+    weights: NDArray[np.int8]
+    bias: NDArray[np.int32]
+    multiplier: NDArray[np.int32]
+    shift: NDArray[np.int8]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the direct algorithm, padding included."""
+        return self.out_shape[0] * self.out_shape[1] * self.weights.size
+
+    @property
+    def plain_size(self) -> int:
+        """Bytes of flash that the reference kernel reads."""
+        arrays: tuple[NDArray[Any], ...] = (self.weights, self.bias, self.multiplier, self.shift)
+        return sum(array.nbytes for array in arrays)
+
+
+@dataclass(frozen=True)
+class ConvKernel:
+    """A convolution kernel for DSP cores.
+
+    Args:
+        name: `<op>__<variant>`.
+        why: for the plan, where it is chosen.
+        refuses: why it cannot do a layer, or None.
+        pack: the words it reads in place of weights, bias, multiplier and shift.
+        scratch: bytes of scratch memory; the C function <name>_scratch() says the same.
+    """
+
+    name: str
+    why: str
+    refuses: Callable[[ConvLayer], str | None]
+    pack: Callable[[ConvLayer], Words]
+    scratch: Callable[[ConvLayer], int]
+
+
+def _round_up(value: int, step: int) -> int:
+    return -(-value // step) * step
+
+
+def _magnitudes(layer: ConvLayer) -> NDArray[np.int64]:
+    """Sum of |w| per output channel."""
+    sums: NDArray[np.int64] = np.abs(layer.weights.astype(np.int64)).sum(axis=(1, 2, 3))
+    return sums
+
+
+def _doubling_refused(layer: ConvLayer) -> str | None:
+    """Both kernels hold twice the accumulator, and parts of it, in int32."""
+    sums = 255 * _magnitudes(layer) + np.abs(layer.bias.astype(np.int64))
+    if sums.max() >= 1 << 30 or layer.multiplier.min() < 0:
+        return "accumulators may reach 2^30"
+    return None
+
+
+def _channels(layer: ConvLayer, bias: NDArray[np.int64]) -> Words:
+    """The cg_dsp_channel of every output channel: bias2, multiplier, offset, right."""
+    right = -layer.shift.astype(np.int64)
+    inside = np.clip(right, 1, 22)
+    offset = (1 << (inside - 1)) + (layer.out_zero_point << inside)
+    offset[inside != right] = 0  # not used: the general requantisation applies
+    words: Words = np.stack(
+        [2 * bias, layer.multiplier.astype(np.int64), offset, right], axis=1
+    ).astype(np.int32)
+    return words
+
+
+def _pairs(values: NDArray[np.int64]) -> Words:
+    """The last axis, a multiple of four numbers, as words of int16 (0, 2) and (1, 3)."""
+    groups = values.reshape(*values.shape[:-1], -1, 4)[..., [0, 2, 1, 3]]
+    halves = np.ascontiguousarray(groups, "<i2").reshape(*values.shape[:-1], -1)
+    words = halves.view("<i4").astype(np.int32)
+    return words
+
+
+def _direct_refuses(layer: ConvLayer) -> str | None:
+    return _doubling_refused(layer)
+
+
+def _direct_column(layer: ConvLayer) -> int:
+    return _round_up(int(np.prod(layer.weights.shape[1:])), 4)
+
+
+def _direct_pack(layer: ConvLayer) -> Words:
+    outputs, column = layer.weights.shape[0], _direct_column(layer)
+    taps = layer.weights.reshape(outputs, -1).astype(np.int64)
+    padded = np.zeros((_round_up(outputs, 2), column), np.int64)
+    padded[:outputs, : taps.shape[1]] = 2 * taps
+    words = _pairs(padded).reshape(-1, 2, column // 2).transpose(0, 2, 1)
+    head = _channels(layer, layer.bias.astype(np.int64))
+    return np.concatenate([head.ravel(), words.ravel()])
+
+
+def _direct_scratch(layer: ConvLayer) -> int:
+    column = _direct_column(layer)
+    return column * 8 + (0 if layer.in_shape[2] % 4 == 0 else column)
+
+
+DIRECT = ConvKernel(
+    "conv2d_s8__dsp_direct",
+    "2 channels x 4 pixels by SMLAD",
+    _direct_refuses,
+    _direct_pack,
+    _direct_scratch,
+)
+
+# Rows of the weight transform of Winograd's F(4, 3), scaled to integers; firmware/src/dsp/
+# cg_conv2d_s8_winograd.c says how the scales are undone.
+_G = np.array([(6, 0, 0), (1, 1, 1), (1, -1, 1), (1, 2, 4), (1, -2, 4), (0, 0, 6)], np.int64)
+
+
+def _winograd_refuses(layer: ConvLayer) -> str | None:
+    if layer.weights.shape[1:3] != (3, 3) or layer.stride != 1:
+        return "not 3x3 with stride 1"
+    same = layer.in_shape[:2] == layer.out_shape[:2]
+    if not same or (layer.pad_top, layer.pad_left) != (1, 1):
+        return "padding is not 1"
+    if layer.in_shape[2] % 4 != 0 or layer.out_shape[2] % 4 != 0:
+        return "channels are no multiples of 4"
+    if (255 * _magnitudes(layer)).max() >= 1 << 25:
+        return "accumulators may reach 2^25"
+    # bias2 holds the input zero point's share too: bound it with the accumulator.
+    if np.abs(_winograd_bias(layer)).max() >= 1 << 30:
+        return "biases may reach 2^30"
+    return _doubling_refused(layer)
+
+
+def _winograd_bias(layer: ConvLayer) -> NDArray[np.int64]:
+    """The kernel multiplies x + 128, padding included, instead of x - zero point."""
+    sums = layer.weights.astype(np.int64).sum(axis=(1, 2, 3))
+    bias: NDArray[np.int64] = layer.bias - (layer.in_zero_point + 128) * sums
+    return bias
+
+
+def _winograd_pack(layer: ConvLayer) -> Words:
+    outputs, _, _, inputs = layer.weights.shape
+    transformed = np.einsum("ia,oabc,jb->oijc", _G, layer.weights.astype(np.int64), _G)
+    words = _pairs(transformed.reshape(outputs // 4, 4, 36, inputs)).transpose(0, 2, 3, 1)
+    return np.concatenate([_channels(layer, _winograd_bias(layer)).ravel(), words.ravel()])
+
+
+def _winograd_scratch(layer: ConvLayer) -> int:
+    _, width, inputs = layer.in_shape
+    pairs = inputs // 2
+    strip = (_round_up(width, 8) + 2) * pairs * 6
+    products = max(36 * pairs * 2, 6 * width * inputs // 4)
+    return 4 * (strip + products + 36 * 8) + 4 * 8 * layer.out_shape[2]
+
+
+WINOGRAD = ConvKernel(
+    "conv2d_s8__dsp_winograd",
+    "Winograd F(4x4,3x3)",
+    _winograd_refuses,
+    _winograd_pack,
+    _winograd_scratch,
+)
+
+CONV_KERNELS: Mapping[str, ConvKernel] = {kernel.name: kernel for kernel in (WINOGRAD, DIRECT)}
+"""Packed convolution kernels, the fastest first."""
+
+DSP_KERNELS: Mapping[type[Op], tuple[str, str]] = {
+    Mean: ("mean_s8__dsp", "two sums a register"),
+    ResidualAdd: ("residual_add_s8__dsp", "four additions by QADD8"),
+}
+"""Kernels that need no packed weights: name and reason, by kind of op."""
+
+NEEDS_DSP = frozenset([*CONV_KERNELS, *(name for name, _ in DSP_KERNELS.values())])
+
+
+def reference(name: str) -> str:
+    """The kernel that computes the same without any special instructions."""
+    return name.split("__", 1)[0] + "__ref"
+
+
+def conv_layer(op: Conv2d, tensors: Mapping[str, Tensor], weights: Weights) -> ConvLayer:
+    """What the kernels of a plan's convolution see."""
+    source, target = tensors[op.input], tensors[op.output]
+    return ConvLayer(
+        source.shape,
+        target.shape,
+        op.stride,
+        op.padding[0],
+        op.padding[1],
+        source.zero_point,
+        target.zero_point,
+        weights[op.weights],
+        weights[op.bias],
+        weights[op.multiplier],
+        weights[op.shift],
+    )
+
+
+def constants_size(plan: Plan, weights: Weights) -> int:
+    """Bytes of tables in flash."""
+    tensors = {tensor.name: tensor for tensor in plan.tensors}
+    size = 0
+    for unit in plan.units:
+        for op in unit.ops:
+            if isinstance(op, Conv2d):
+                layer = conv_layer(op, tensors, weights)
+                packed = CONV_KERNELS.get(op.kernel)
+                size += layer.plain_size if packed is None else packed.pack(layer).nbytes
+    return size
+
+
+def _assign(
+    layers: Mapping[str, ConvLayer], flash: int
+) -> dict[str, tuple[ConvKernel | None, str]]:
+    """A kernel (None: the reference) and the reason, by output tensor.
+
+    Greedy: all layers start with the reference kernel; then, kernel by kernel from the slowest to
+    the fastest, each layer that can moves up while `flash` bytes suffice, those with the most MACs
+    per additional byte first. Fast, repeatable, not always the best there is.
+    """
+    chosen: dict[str, tuple[ConvKernel | None, str]] = dict.fromkeys(layers, (None, "portable"))
+    sizes = {name: layer.plain_size for name, layer in layers.items()}
+    spare = flash - sum(sizes.values())
+    for kernel in reversed(list(CONV_KERNELS.values())):
+        steps = []
+        for name, layer in layers.items():
+            refusal = kernel.refuses(layer)
+            if refusal is None:
+                more = kernel.pack(layer).nbytes - sizes[name]
+                steps.append((layer.macs / max(more, 1), name, more))
+            else:
+                before, why = chosen[name]
+                chosen[name] = (before, f"{why}; {kernel.name.split('__')[1]}: {refusal}")
+        for _, name, more in sorted(steps, key=lambda step: -step[0]):
+            if more <= spare:
+                spare -= more
+                sizes[name] += more
+                chosen[name] = (kernel, kernel.why)
+            else:
+                before, why = chosen[name]
+                chosen[name] = (before, f"{why}; {kernel.name.split('__')[1]}: no flash left")
+    return chosen
+
+
+def _convolution(op: Conv2d, kernel: ConvKernel | None, why: str, layer: ConvLayer) -> Conv2d:
+    """`op` with this kernel; its scratch memory has a size but no place yet."""
+    if kernel is None:
+        return replace(op, kernel=reference(op.kernel), why=why, scratch=None)
+    return replace(op, kernel=kernel.name, why=why, scratch=(0, kernel.scratch(layer)))
+
+
+def choose(
+    units: Sequence[Unit],
+    tensors: Mapping[str, Tensor],
+    weights: Weights,
+    target: Target,
+    kernels: str,
+) -> list[Unit]:
+    """The units with a kernel for every op, the fastest that the target's core and flash allow.
+
+    Args:
+        kernels: one of CHOICES.
+
+    Raises:
+        CgateError: `dsp` for a core without DSP.
+    """
+    if kernels == "ref" or (kernels == "auto" and not target.has_dsp):
+        return list(units)
+    if not target.has_dsp:
+        raise CgateError(
+            f"{target.name} is a {target.core}, which has no DSP instructions",
+            "leave --kernels away, or choose a target such as cortex-m4",
+        )
+    ops = [op for unit in units for op in unit.ops if isinstance(op, Conv2d)]
+    layers = {op.output: conv_layer(op, tensors, weights) for op in ops}
+    chosen = _assign(layers, target.flash.size - CODE_ALLOWANCE)
+
+    def with_kernel(op: Op) -> Op:
+        if isinstance(op, Conv2d):
+            return _convolution(op, *chosen[op.output], layers[op.output])
+        if isinstance(op, Mean | ResidualAdd):
+            name, why = DSP_KERNELS[type(op)]
+            return replace(op, kernel=name, why=why)
+        return op
+
+    return [replace(unit, ops=tuple(with_kernel(op) for op in unit.ops)) for unit in units]
+
+
+def without_largest_scratch(
+    units: Sequence[Unit], tensors: Mapping[str, Tensor], weights: Weights
+) -> list[Unit] | None:
+    """The units with the next slower kernel where most scratch memory is used; None if none is."""
+    ops = [op for unit in units for op in unit.ops if isinstance(op, Conv2d)]
+    largest = max(ops, key=lambda op: op.scratch[1] if op.scratch else 0)
+    if largest.scratch is None:
+        return None
+    layer = conv_layer(largest, tensors, weights)
+    names = list(CONV_KERNELS)
+    slower = [CONV_KERNELS[name] for name in names[names.index(largest.kernel) + 1 :]]
+    able = [kernel for kernel in slower if kernel.refuses(layer) is None]
+    kernel = able[0] if able else None
+    why = f"{kernel.why if kernel else 'portable'}; {largest.kernel.split('__')[1]}: no RAM left"
+    change = _convolution(largest, kernel, why, layer)
+    return [
+        replace(unit, ops=tuple(change if op is largest else op for op in unit.ops))
+        for unit in units
+    ]

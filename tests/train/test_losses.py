@@ -84,7 +84,8 @@ def test_images_with_an_open_gate_add_nothing_to_the_consistency() -> None:
     torch.manual_seed(0)
     model = GatedResNet(NETWORK)
     images = torch.randint(0, 256, (12, 8, 8, 1), dtype=torch.uint8)
-    found, expected = [], []
+    found: list[torch.Tensor] = []
+    expected: list[torch.Tensor] = []
     for whole in (False, True):
         model.zero_grad()
         policy = relaxed(1.0, 2.0, torch.Generator().manual_seed(3))

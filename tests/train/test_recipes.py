@@ -70,7 +70,7 @@ def test_a_recipe_can_have_any_kind_of_gate(kind: str) -> None:
 
 def test_gate_none_is_the_dense_recipe() -> None:
     assert find_recipe("balanced").with_gate("none") == find_recipe("balanced").dense()
-    with pytest.raises(CgateError, match="unknown gate 'cri'; known are .*cir-predicted.*none"):
+    with pytest.raises(CgateError, match=r"unknown gate 'cri'; known are .*cir-predicted.*none"):
         find_recipe("balanced").with_gate("cri")
 
 
@@ -100,7 +100,7 @@ def test_an_ablation_changes_one_thing_and_the_name(name: str) -> None:
         if getattr(recipe, field.name) != getattr(ablated, field.name)
     ]
     assert len(differ) == 2 and differ[0] == "name" and ablated.name.endswith(f"-{name}")
-    with pytest.raises(CgateError, match="do without CIR|changes nothing"):
+    with pytest.raises(CgateError, match=r"do without CIR|changes nothing"):
         ablated.ablated(name)
 
 

@@ -72,6 +72,8 @@ def _gate_shapes(block: Block) -> dict[str, tuple[int, ...]]:
         "fc2.bias": (1,),
     }
     predictor: dict[str, tuple[int, ...]] = {
+        "norm.running_mean": (2 * channels,),
+        "norm.running_var": (2 * channels,),
         "predict1.weight": (hidden, 2 * channels),
         "predict1.bias": (hidden,),
         "predict2.weight": (1, hidden),
@@ -89,11 +91,11 @@ def _gate_shapes(block: Block) -> dict[str, tuple[int, ...]]:
         own = {f"bn{i}": conv.out_channels for i, conv in enumerate(block.body, 1)}
         if block.projection is not None:
             own["projection"] = block.projection.out_channels
-        return {"log_gamma": (1,), "bias": (1,)} | {
-            f"{layer}.{what}": (count,)
-            for layer, count in (own | {"cir": 1}).items()
-            for what in ("running_mean", "running_var")
-        }
+        own["cir"] = 1
+        shapes: dict[str, tuple[int, ...]] = {"log_gamma": (1,), "bias": (1,)}
+        for layer, count in own.items():
+            shapes |= {f"{layer}.{what}": (count,) for what in ("running_mean", "running_var")}
+        return shapes
     return {"bias": (1,)} if gate.kind == "static" else {}
 
 

@@ -9,6 +9,14 @@ POOL = 4
 """A probe looks at the map at a quarter of its height and width."""
 
 
+CIR_USUAL, CIR_SPREAD = 1.0, 0.1
+"""A predicted CIR is CIR_USUAL + CIR_SPREAD * what the predictor's layers say: maps that have
+nothing to do with each other are at 1, and images differ by about a tenth."""
+
+NORM_EPSILON = 1e-5
+"""Of the batch norm of the predictor's statistics."""
+
+
 @dataclass(frozen=True)
 class Gate:
     """The gate of a block.

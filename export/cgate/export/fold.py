@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cgate.core.checkpoint import Checkpoint
+from cgate.core.gates import CIR_SPREAD, CIR_USUAL, NORM_EPSILON
 
 BATCH_NORM_EPSILON = 1e-5  # torch's default; SPEC.md, section 3
 
@@ -51,16 +52,21 @@ def _gate(checkpoint: Checkpoint, kind: str, name: str) -> dict[str, FloatConv]:
     predict1, predict2, own1, own2 = (
         _linear(checkpoint, f"{name}.{layer}") for layer in ("predict1", "predict2", "fc1", "fc2")
     )
+    # The predictor's input is standardised, and its output is a deviation from the usual CIR.
+    variance = checkpoint.weights[f"{name}.norm.running_var"].astype(np.float64)
+    middle = checkpoint.weights[f"{name}.norm.running_mean"].astype(np.float64)
+    standard = predict1.weights / np.sqrt(variance + NORM_EPSILON)
+    offset = predict1.bias - standard[:, 0, 0, :] @ middle
     unseen = np.zeros_like(own1.weights)  # the controller does not look at the maximum
     gamma = math.exp(float(checkpoint.weights[f"{name}.log_gamma"][0]))
     return {
         "fc1": FloatConv(
-            np.concatenate([predict1.weights, np.concatenate([own1.weights, unseen], axis=3)]),
-            np.concatenate([predict1.bias, own1.bias]),
+            np.concatenate([standard, np.concatenate([own1.weights, unseen], axis=3)]),
+            np.concatenate([offset, own1.bias]),
         ),
         "fc2": FloatConv(
-            gamma * np.concatenate([predict2.weights, own2.weights], axis=3),
-            gamma * (predict2.bias + own2.bias),
+            gamma * np.concatenate([CIR_SPREAD * predict2.weights, own2.weights], axis=3),
+            gamma * (CIR_USUAL + CIR_SPREAD * predict2.bias + own2.bias),
         ),
     }
 

@@ -40,7 +40,7 @@ from cgate.train.losses import bandpass, consistency, cost_penalty, distillation
 from cgate.train.models import GatedResNet, Output
 from cgate.train.ranges import measure_ranges
 from cgate.train.recipes import Recipe
-from cgate.train.record import RUN, Record, commit, environment
+from cgate.train.record import Record, commit, environment
 from cgate.train.resume import (
     STATE,
     Row,
@@ -96,7 +96,10 @@ def _optimizers(model: GatedResNet, recipe: Recipe) -> dict[str, Optimizer]:
     }
     if gates or scalars:
         # A gate's gradient is orders of magnitude below that of a convolution; Adam rescales it.
-        both = [{"params": gates}, {"params": scalars, "factor": SCALAR_FACTOR}]
+        both: list[dict[str, Any]] = [
+            {"params": gates},
+            {"params": scalars, "factor": SCALAR_FACTOR},
+        ]
         optimizers["gates"] = Adam([each for each in both if each["params"]], recipe.gate_lr)
     return optimizers
 
@@ -438,10 +441,9 @@ def _finished(out: Path, recipe: Recipe) -> dict[str, Any] | None:
         card = read_json(out / CARD, "the card of the checkpoint there")
         check_recipe(out, card.get("recipe") if isinstance(card, dict) else None, recipe.to_json())
         return dict(card)
-    ours = (out / STATE).exists() or (out / RUN).exists()
-    if out.is_dir() and any(out.iterdir()) and not ours:
+    if out.is_dir() and any(out.iterdir()) and not (out / STATE).exists():
         raise CgateError(
-            f"{out} is not empty and holds no training run (it has no {RUN})",
+            f"{out} is not empty and holds no training run (it has no {STATE})",
             "choose another --out, or empty that folder",
         )
     return None

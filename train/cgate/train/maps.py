@@ -56,7 +56,7 @@ class _Cosine(torch.autograd.Function):
         a_square, b_square = (torch.linalg.vector_norm(each, dim=1).square() for each in (x, y))
         squares = a_square * b_square
         scale = squares.rsqrt().where(squares > _LEAST, 0.0)
-        cosine = (x * y).sum(1) * scale
+        cosine: Tensor = (x * y).sum(1) * scale
         along = (
             (cosine / square.clamp(min=_LEAST)).where(squares > _LEAST, 0.0)
             for square in (a_square, b_square)
@@ -109,7 +109,7 @@ class _Mean(torch.autograd.Function):
         count, channels, height, width = ctx.shape
         share = (grads[0] / (height * width)).to(ctx.dtype)[:, None, None, :]
         # Spread out in memory too: what adds it to other gradients is slow on a broadcast.
-        spread = share.expand(count, height, width, channels).contiguous()
+        spread: Tensor = share.expand(count, height, width, channels).contiguous()
         return spread.permute(0, 3, 1, 2)
 
 

@@ -22,7 +22,7 @@ def _cosine(first: float, last: float, progress: float) -> float:
 
 
 def _exponential(first: float, last: float, progress: float) -> float:
-    return first * (last / first) ** progress
+    return first * math.exp(progress * math.log(last / first))
 
 
 SCHEDULES: Mapping[str, Schedule] = {

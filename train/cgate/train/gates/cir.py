@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cgate.core.gates import probe_pool
+from cgate.core.gates import CIR_SPREAD, CIR_USUAL, NORM_EPSILON, probe_pool
 from cgate.core.network import Block
 from cgate.train import maps
 from cgate.train.gates.base import (
@@ -31,9 +31,6 @@ GAMMA = 2.2
 TAUGHT = 4
 """In training one image in so many teaches the predictor: an angle between maps is dear, and a
 quarter of a batch is plenty for a head this small."""
-
-USUAL = 1.0
-"""CIR of maps that have nothing to do with each other; a network starts about there."""
 
 
 def incompatibility(stream: Tensor, residual: Tensor) -> Tensor:
@@ -56,7 +53,7 @@ class Cir(GateModule):
         assert block.gate is not None
         self.log_gamma = nn.Parameter(torch.full((1,), math.log(GAMMA)))
         self.fc1, self.fc2 = two_layers(
-            block.body[0].in_channels, block.gate.hidden, options.bias / GAMMA - USUAL
+            block.body[0].in_channels, block.gate.hidden, options.bias / GAMMA - CIR_USUAL
         )
 
     def logit(self, mean: Tensor, cir: Tensor) -> Tensor:
@@ -83,7 +80,9 @@ class CirPredicted(Cir):
         super().__init__(block, options)
         assert block.gate is not None
         channels = block.body[0].in_channels
-        self.predict1, self.predict2 = two_layers(2 * channels, block.gate.hidden, USUAL)
+        self.norm = Statistics(2 * channels)
+        self.predict1 = nn.Linear(2 * channels, block.gate.hidden)
+        self.predict2 = nn.Linear(block.gate.hidden, 1)
 
     def forward(self, seen: Seen) -> Score:
         """Score a batch."""
@@ -93,7 +92,17 @@ class CirPredicted(Cir):
             x = seen.x if through else seen.x.detach()
             peak = maps.peak(x)
             features = torch.cat([mean if through else mean.detach(), peak], 1)
-            predicted = self.predict2(torch.relu(self.predict1(features)))[:, 0]
+            # A mean is a fraction of a maximum: without a common scale the mean is learned late.
+            features = functional.batch_norm(
+                features,
+                self.norm.running_mean,
+                self.norm.running_var,
+                training=self.training,
+                momentum=0.1,
+                eps=NORM_EPSILON,
+            )
+            said: Tensor = self.predict2(torch.relu(self.predict1(features)))[:, 0]
+            predicted = CIR_USUAL + CIR_SPREAD * said
             taught = -(-len(mean) // TAUGHT) if self.training else len(mean)
             with torch.set_grad_enabled(torch.is_grad_enabled() and through):
                 cir = incompatibility(seen.stream[:taught], seen.residual[:taught])

@@ -23,8 +23,9 @@ from cgate.train.gates.base import (
 from cgate.train.gates.cir import Cir, CirPredicted, Probe
 from cgate.train.gates.policies import CUT
 
-ANCHOR_TEMPERATURE = 10.0
-"""At first, as in SRA (arXiv 2509.14255)."""
+ANCHOR_TEMPERATURE = 2.0
+"""At first. SRA (arXiv 2509.14255) starts at 10, for a softmax over many experts; with two anchors
+that far apart that a gate starts open, a lower one leaves less to the direction of the image."""
 
 
 class Controller(GateModule):

@@ -1,6 +1,6 @@
 """Instructions of a whole dense ResNet-20 (random weights) per set of kernels, under QEMU.
 
-    PYTHONPATH=train:export:host_tools:tests/support python tests/firmware/bench_network.py [TARGET]
+PYTHONPATH=train:export:host_tools:tests/support python tests/firmware/bench_network.py [TARGET]
 """
 
 import subprocess

@@ -17,7 +17,8 @@ from cgate.export.bundle import export_checkpoint
 from cgate.export.emit_tflite import emit_tflite
 from cgate.export.fixedpoint import mean_multiplier
 from cgate.export.golden import INTERPRETERS, GoldenUnit
-from cgate.export.lower import lower
+from cgate.export.lower import LOGIT_SCALE, lower
+from cgate.export.tflite import Model
 from cgate.host_tools.verify import verify
 from synthetic import random_images, small_network, write_checkpoint
 from tiny import needs_host
@@ -137,7 +138,28 @@ def test_an_anchor_is_the_sign_of_the_exact_sum(tmp_path: Path) -> None:
     mean = made["s1b0.gate.mean"].reshape(100, -1).astype(np.int64) + 128
     exact = mean @ weights["s1b0.gate.side.weights"].reshape(-1).astype(np.int64)
     assert unit.threshold == 0 and 0 < (exact > 0).mean() < 1
+    assert plan.tensor(unit.output).scale == LOGIT_SCALE.scale
     np.testing.assert_array_equal(made[unit.output].reshape(-1), np.clip(exact, -128, 127))
+
+
+@pytest.mark.parametrize("package", INTERPRETERS)
+@pytest.mark.parametrize("cut", [-128, -7, 0, 126])
+def test_tflite_compares_every_logit_exactly(package: str, cut: int) -> None:
+    """GREATER rescales both sides, which makes it exact at some scales only: at the logit's."""
+    if package == "tflite-runtime":
+        pytest.importorskip("tflite_runtime", reason="needs pip install 'cgate[golden]'")
+    model = Model("greater")
+    graph = model.subgraph("greater")
+    logit, value = (
+        graph.tensor(name, (1, 1, 1, 1), scale=LOGIT_SCALE.scale, data=data)
+        for name, data in (("logit", None), ("cut", np.full((1, 1, 1, 1), cut, np.int8)))
+    )
+    decision = graph.tensor("open", (1, 1, 1, 1), np.bool_)
+    graph.greater(logit, value, decision)
+    graph.interface([logit], [decision])
+    codes = np.arange(-128, 128, dtype=np.int8).reshape(256, 1, 1, 1)
+    (found,) = GoldenUnit(model.pack(), package)([codes])
+    np.testing.assert_array_equal(found, codes > cut)
 
 
 @pytest.mark.parametrize("package", INTERPRETERS)

@@ -127,7 +127,7 @@ def test_an_exit_that_is_left_too_soon_is_found(bundle: Bundle, tmp_path: Path) 
     result = verify(folder, IMAGES, data="x", on=("host",), patterns=("learned",))
     difference = result.comparisons[0].difference
     assert difference is not None
-    assert (difference.unit, difference.why) == ("s2b0.shortcut", "ran")
+    assert (difference.unit, difference.why) == ("s1b0.exit", "decision")
 
 
 def test_the_summary_counts_who_answers(bundle: Bundle, on_host: Trace) -> None:

@@ -265,12 +265,19 @@ class _Lowering:
             )
         mean = self.mean(stream, f"{gate}.mean")
         channels = self.tensors[mean.output].shape[2]
-        largest = float(np.abs(self.layers[f"{gate}.side"].weights).max())
-        # At the scale of its accumulator the logit is the accumulator, saturated: the sign is that
-        # of the exact sum.
-        scale = Scale(as_float32(self.scale(mean.output).scale * max(largest, 1e-6) / 127), 0)
+        # Only the sign counts, so the weights may be in any unit: in this one the logit is the
+        # accumulator, saturated, and its sign that of the exact sum. (TFLite's GREATER, which
+        # rescales both sides, is exact at this scale and would not be at the accumulator's own.)
+        layer = self.layers[f"{gate}.side"]
+        largest = max(float(np.abs(layer.weights).max()), 1e-6)
+        unit = 127 * LOGIT_SCALE.scale / (self.scale(mean.output).scale * largest)
+        self.layers[f"{gate}.side"] = FloatConv(layer.weights * unit, layer.bias)
         side = self.conv(
-            f"{gate}.side", mean.output, f"{gate}.logit", Conv(channels, 1, 1, 1, False), scale
+            f"{gate}.side",
+            mean.output,
+            f"{gate}.logit",
+            Conv(channels, 1, 1, 1, False),
+            LOGIT_SCALE,
         )
         return [mean, side, Threshold(side.output, 0)]
 

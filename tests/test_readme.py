@@ -37,7 +37,7 @@ def demo_table() -> list[str]:
         "",
         "| | |",
         "|---|---|",
-        f"| accuracy | {accuracy['value']:.1%} ± {accuracy['standard_error']:.1%} |",
+        f"| accuracy | {accuracy['value']:.1%} ± {accuracy['standard_error']:.1%} (binomial standard error) |",
         f"| gates open | {opened} |",
         f"| executed MACs, gates included | {macs['executed']['mean']:,.0f} of {macs['dense']:,} "
         f"({macs['share']:.1%}) |",
@@ -64,9 +64,29 @@ def seeds_row() -> str:
     spread = statistics.stdev(float(row["top1_int8"]) for row in rows)
     return (
         f"| seeds {rows[0]['seed']} to {rows[-1]['seed']}, untouched by tuning | accuracy "
-        f"{mean('top1_int8'):.2%} ± {spread:.2%} at {mean('executed_share'):.1%} of the MACs; "
-        f"frozen at the majority {mean('top1_majority'):.2%} at {mean('majority_share'):.1%} |"
+        f"{mean('top1_int8'):.2%} ± {spread:.2%} (standard deviation) at {mean('executed_share'):.1%} of the MACs; "
+        f"frozen at the majority (float) {mean('top1_majority'):.2%} at {mean('majority_share'):.1%} |"
     )
+
+
+def network_table() -> list[str]:
+    """The README's table of kernels on a whole network."""
+    with (ROOT / "results/network_short.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    lines = ["| target | kernels | instructions | MAC per instruction | flash | RAM |"]
+    lines.append("|---|---|---|---|---|---|")
+    for row in rows:
+        lines.append(
+            f"| {row['target']} | {row['kernels']} | {int(row['instructions']):,} | "
+            f"{row['macs_per_instruction']} | {int(row['flash']):,} B | {int(row['ram']):,} B |"
+        )
+    return lines
+
+
+def test_the_network_table_is_what_results_say() -> None:
+    match = re.search(r"<!-- table: results/network_short.csv -->\n(.*?)<!-- end -->", README, re.S)
+    assert match is not None
+    assert match.group(1).strip().splitlines() == network_table()
 
 
 def test_the_demo_table_is_what_results_say() -> None:

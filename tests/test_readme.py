@@ -37,7 +37,8 @@ def demo_table() -> list[str]:
         "",
         "| | |",
         "|---|---|",
-        f"| accuracy | {accuracy['value']:.1%} ± {accuracy['standard_error']:.1%} (binomial standard error) |",
+        f"| accuracy | {accuracy['value']:.1%} ± {accuracy['standard_error']:.1%} "
+        "(binomial standard error) |",
         f"| gates open | {opened} |",
         f"| executed MACs, gates included | {macs['executed']['mean']:,.0f} of {macs['dense']:,} "
         f"({macs['share']:.1%}) |",
@@ -64,8 +65,10 @@ def seeds_row() -> str:
     spread = statistics.stdev(float(row["top1_int8"]) for row in rows)
     return (
         f"| seeds {rows[0]['seed']} to {rows[-1]['seed']}, untouched by tuning | accuracy "
-        f"{mean('top1_int8'):.2%} ± {spread:.2%} (standard deviation) at {mean('executed_share'):.1%} of the MACs; "
-        f"frozen at the majority (float) {mean('top1_majority'):.2%} at {mean('majority_share'):.1%} |"
+        f"{mean('top1_int8'):.2%} ± {spread:.2%} (standard deviation) "
+        f"at {mean('executed_share'):.1%} of the MACs; "
+        f"frozen at the majority (float) {mean('top1_majority'):.2%} "
+        f"at {mean('majority_share'):.1%} |"
     )
 
 

@@ -35,6 +35,7 @@ COMMANDS = {
     "calibrate": "Measure a checkpoint's activation ranges again.",
     "data": "List, download and check data sets.",
     "export": "Turn a checkpoint into an int8 bundle: plan, C and TFLite units.",
+    "inspect": "Show a bundle's plan as a table, and draw the network.",
     "build": "Compile a bundle for its target or for this machine.",
     "run": "Run test images through the built firmware and record a trace.",
     "verify": "Compare the parts of a bundle bit for bit.",

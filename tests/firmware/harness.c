@@ -156,7 +156,10 @@ static void run_mean_max_s8(mean_max_s8 *kernel, mean_max_s8_scratch *scratch_si
         .shift = (int8_t)next(),
     };
     const size_t size = scratch_size(&p);
-    answer(kernel(&p, input, (int8_t *)output + GUARD, SCRATCH(size)), size);
+    CG_MARK_BEGIN(CG_MARK_INFERENCE);
+    const cg_status status = kernel(&p, input, (int8_t *)output + GUARD, SCRATCH(size));
+    CG_MARK_END(CG_MARK_INFERENCE);
+    answer(status, size);
 }
 
 typedef cg_status shortcut_pad_s8(const cg_shortcut_pad_s8 *, const int8_t *, int8_t *, void *);

@@ -1,0 +1,119 @@
+"""Cost tables: what they hold, and how far estimates from them can be trusted."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cgate.core.costs import (
+    FOLDER,
+    MAX_ERROR,
+    SHAPE_COLUMNS,
+    UNITS,
+    CostTable,
+    Shape,
+    _fit,
+    _least_squares,
+    _terms,
+    cost_table,
+    read_table,
+)
+from cgate.core.errors import CgateError
+from cgate.core.targets import all_targets, find_target
+
+TABLES = sorted(path.stem for path in FOLDER.glob("*.csv"))
+
+
+def table(name: str) -> CostTable:
+    return read_table(FOLDER / f"{name}.csv")
+
+
+def test_every_target_has_costs() -> None:
+    assert set(TABLES) <= {target.name for target in all_targets()}
+    for target in all_targets():
+        assert cost_table(target).rows
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_an_estimate_is_near_what_was_measured(name: str) -> None:
+    """Each row within the range of the others, estimated from the others alone."""
+    measured = table(name)
+    for kernel, rows in measured.rows.items():
+        for shape, cost in rows.items():
+            others = {key: value for key, value in rows.items() if key != shape}
+            fit = _fit(kernel, others)
+            terms = _terms(kernel)(shape)
+            ends = zip(fit.low, terms, fit.high, strict=True)
+            if all(low <= term <= high for low, term, high in ends):
+                value = float(sum(f * t for f, t in zip(fit.factors, terms, strict=False)))
+                assert abs(value / cost - 1) < MAX_ERROR, (kernel, shape, cost, value)
+
+
+def test_a_measured_shape_costs_what_was_measured() -> None:
+    measured = table("mps2-an386")
+    for kernel, rows in measured.rows.items():
+        for shape, value in rows.items():
+            cost = measured.cost(kernel, shape)
+            assert cost is not None and (cost.value, cost.how) == (value, "measured")
+
+
+def test_estimates_say_what_they_are() -> None:
+    measured = table("mps2-an386")
+    between = Shape((12, 12, 24), (12, 12, 24), (3, 3))
+    beyond = Shape((512, 512, 512), (512, 512, 512), (3, 3))
+    for shape, how in ((between, "fitted"), (beyond, "extrapolated")):
+        cost = measured.cost("conv2d_s8__dsp_winograd", shape)
+        assert cost is not None and cost.how == how
+    assert measured.cost("conv2d_s8__none", between) is None
+
+
+def test_a_target_without_a_table_takes_its_cores() -> None:
+    m4 = find_target("cortex-m4")
+    assert cost_table(replace(m4, name="another-board")).target == "mps2-an386"
+    with pytest.raises(CgateError, match="no measured costs"):
+        cost_table(replace(m4, name="another-board", core="cortex-m0plus"))
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 50), min_size=3, max_size=3), min_size=3, max_size=8),
+    st.lists(st.integers(1, 9), min_size=3, max_size=3),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_fit_finds_exact_factors(rows: list[list[int]], factors: list[int]) -> None:
+    """Costs that are linear in the terms are reproduced, whether or not the terms are distinct."""
+    rows = [row for row in rows if any(row)]
+    if not rows:
+        return
+    costs = [sum(a * b for a, b in zip(row, factors, strict=True)) for row in rows]
+    found = _least_squares(rows, costs)
+    assert [sum(a * b for a, b in zip(row, found, strict=True)) for row in rows] == costs
+
+
+HEADER = ",".join(["kernel", *SHAPE_COLUMNS, *UNITS])
+
+
+@pytest.mark.parametrize(
+    ("line", "unit"),
+    [
+        ("a__ref,1,1,1,1,1,1,1,1,1,5,,", "instructions"),
+        ("a__ref,1,1,1,1,1,1,1,1,1,5,6,7", UNITS[2]),
+    ],
+)
+def test_the_last_filled_column_decides(line: str, unit: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(f"{HEADER}\n{line}\n")
+    assert read_table(path).unit == unit
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", HEADER, "a,b\n1,2\n", f"{HEADER}\na__ref,1,1,x,1,1,1,1,1,1,5,,\n",
+     f"{HEADER}\na__ref,1,1,1,1,1,1,1,1,1,0,,\n", f"{HEADER}\na__ref,1\n"],
+)  # fmt: skip
+def test_a_broken_table_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    with pytest.raises(CgateError, match=r"cost table t\.csv"):
+        read_table(path)

@@ -45,7 +45,8 @@ def test_bundle_reads_back_as_the_same_plan(checkpoint: Checkpoint, tmp_path: Pa
         assert (bundle.weights[name] == array).all()
         assert bundle.weights[name].dtype == array.dtype
     files = contents(tmp_path / "b")
-    assert {"c/tiny.h", "c/tiny.c", "README.txt", "units/00_stem.tflite"} <= files.keys()
+    assert {"c/tiny.h", "c/tiny.c", "README.txt", "model.tflite"} <= files.keys()
+    assert "units/00_stem.tflite" in files
     assert len([name for name in files if name.startswith("units/")]) == len(plan.units)
 
 

@@ -40,7 +40,7 @@ def test_whole_chain(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert value["run"]["images"] == 20 and value["run"]["runner"] == "qemu"
     assert value["agreement"]["equal"]
     assert {each["route"] for each in value["agreement"]["comparisons"]} == {
-        "tflite", "host", "qemu",
+        "tflite", "network", "host", "qemu",
     }  # fmt: skip
     assert f"{value['instructions']['mean']:,.0f}" in captured.out
     # All gates open costs more than as learned; without gates less than with open ones.

@@ -39,13 +39,17 @@ def images() -> NDArray[np.uint8]:
 
 def test_all_routes_are_equal(bundle: Path, images: NDArray[np.uint8]) -> None:
     pytest.importorskip("tflite_runtime", reason="needs pip install 'cgate[golden]'")
-    result = verify(bundle, images, data="random", on=("tflite", "host"))
+    result = verify(bundle, images, data="random", on=("tflite", "network", "host"))
     assert result.equal
     assert result.lines()[-1] == "EQUAL"
     units = load_bundle(bundle).plan.units
     for each in result.comparisons:
-        assert each.values > len(images) * len(units)
-        assert each.decisions == 2 * len(images) * 3
+        if each.route == "network":  # shows no units, and cannot be forced
+            assert each.values == len(images) * 10
+            assert each.decisions == len(images) * 3
+        else:
+            assert each.values > len(images) * len(units)
+            assert each.decisions == 2 * len(images) * 3
 
 
 @pytest.mark.qemu
@@ -111,6 +115,21 @@ def test_a_damaged_unit_file_is_named(bundle: Path, images: NDArray[np.uint8]) -
     path.unlink()
     with pytest.raises(CgateError, match="00_stem"):
         verify(bundle, images, data="random", on=("tflite",))
+
+
+def test_a_network_file_of_another_plan_is_found(
+    bundle: Path, images: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    pytest.importorskip("tflite_runtime", reason="needs pip install 'cgate[golden]'")
+    checkpoint = write_checkpoint(tmp_path / "other", NETWORK, seed=99).folder
+    export_checkpoint(checkpoint, tmp_path / "b", find_target("cortex-m4"))
+    shutil.copy(tmp_path / "b/model.tflite", bundle / "model.tflite")
+    result = verify(bundle, images, data="random", on=("network",))
+    assert not result.equal
+    assert result.comparisons[0].route == "network" and result.comparisons[0].difference is not None
+    shutil.copy(bundle / "units/00_stem.tflite", bundle / "model.tflite")
+    with pytest.raises(CgateError, match=r"model\.tflite does not hold the plan's network"):
+        verify(bundle, images, data="random", on=("network",))
 
 
 def test_a_wrongly_reported_decision_is_found(bundle: Path, images: NDArray[np.uint8]) -> None:

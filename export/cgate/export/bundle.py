@@ -15,6 +15,7 @@ from cgate.core.progress import Progress, Silent
 from cgate.core.targets import Target, all_targets, size_text
 from cgate.export.emit_c import check_name, emit_c
 from cgate.export.emit_tflite import emit_tflite
+from cgate.export.emit_tflite_network import NETWORK_FILE, emit_tflite_network
 from cgate.export.kernels import constants_size
 from cgate.export.lower import lower
 from cgate.export.memory import CODE_ALLOWANCE, STACK_ALLOWANCE
@@ -24,7 +25,8 @@ README = """\
 
 plan.json, weights.npz   every integer of the network; the source of everything below
 c/                       C11 for the firmware library of cgate: {name}_run() is one inference
-units/                   one int8 .tflite per unit; exact under TFLite's reference kernels
+model.tflite             the whole network in int8; a skipped body is a branch of IF not taken
+units/                   one int8 .tflite per unit; all exact under TFLite's reference kernels
 
   cgate build .          compile and link for {target}
   cgate run .            run images under QEMU
@@ -167,6 +169,7 @@ def export_checkpoint(
     progress.advance(note="planned")
     files |= {f"c/{path}": text.encode() for path, text in emit_c(plan, weights, digest).items()}
     files |= emit_tflite(plan, weights)
+    files[NETWORK_FILE] = emit_tflite_network(plan, weights)
     readme = README.format(name=plan.name, network=plan.network.name, target=target.name)
     files["README.txt"] = readme.encode()
     progress.advance(note="emitted")

@@ -22,19 +22,39 @@ from cgate.core.plan import (
 )
 from cgate.export.tflite import Model, Subgraph
 
-DECISION = "open"
-"""Name of a gate's or an exit's second output: bool [1,1,1,1], true where what follows runs."""
+
+def decision_name(unit: str) -> str:
+    """Name of a gate's or an exit's second output: bool [1,1,1,1], true where what follows runs."""
+    return f"{unit}.open"
+
+
+def plan_tensor(
+    graph: Subgraph, tensor: Tensor, name: str, shape: tuple[int, ...] | None = None
+) -> int:
+    """Add a tensor with the scale and zero point of a plan's, for one image; returns its index.
+
+    Args:
+        shape: without the image's axis; None takes the plan's.
+    """
+    return graph.tensor(
+        name,
+        (1, *(shape or tensor.shape)),
+        scale=tensor.scale,
+        zero_point=tensor.zero_point,
+    )
 
 
 class _UnitEmitter:
-    """Builds the subgraph of one unit; plan tensors are added at first use."""
+    """Adds one unit's ops to a subgraph; plan tensors that it does not know yet are added."""
 
-    def __init__(self, plan: Plan, weights: Weights, unit: Unit, graph: Subgraph) -> None:
+    def __init__(
+        self, plan: Plan, weights: Weights, unit: Unit, graph: Subgraph, known: dict[str, int]
+    ) -> None:
         self.plan = plan
         self.weights = weights
         self.unit = unit
         self.graph = graph
-        self.known: dict[str, int] = {}
+        self.known = known
 
     def activation(self, name: str) -> int:
         if name not in self.known:
@@ -42,9 +62,7 @@ class _UnitEmitter:
         return self.known[name]
 
     def like(self, tensor: Tensor, name: str, shape: tuple[int, int, int] | None = None) -> int:
-        return self.graph.tensor(
-            name, (1, *(shape or tensor.shape)), scale=tensor.scale, zero_point=tensor.zero_point
-        )
+        return plan_tensor(self.graph, tensor, name, shape)
 
     def conv2d(self, op: Conv2d) -> None:
         source, target = self.plan.tensor(op.input), self.plan.tensor(op.output)
@@ -120,7 +138,7 @@ class _UnitEmitter:
             zero_point=logit.zero_point,
             data=np.full((1, 1, 1, 1), op.value, np.int8),
         )
-        decision = self.graph.tensor(DECISION, (1, 1, 1, 1), np.bool_)
+        decision = self.graph.tensor(decision_name(self.unit.name), (1, 1, 1, 1), np.bool_)
         self.graph.greater(self.activation(op.input), cut, decision)
         return decision
 
@@ -143,13 +161,12 @@ class _UnitEmitter:
         self.graph.sub_int32(first, second, difference)
         data = np.full(shape, op.value, np.int32)
         cut = self.graph.tensor(f"{self.unit.name}.threshold", shape, np.int32, data=data)
-        decision = self.graph.tensor(DECISION, shape, np.bool_)
+        decision = self.graph.tensor(decision_name(self.unit.name), shape, np.bool_)
         self.graph.less_equal(difference, cut, decision)
         return decision
 
-    def emit(self) -> None:
-        inputs = [self.activation(name) for name in self.unit.inputs]
-        outputs = []
+    def emit(self) -> int | None:
+        decision = None
         for op in self.unit.ops:
             if isinstance(op, Conv2d):
                 self.conv2d(op)
@@ -164,10 +181,24 @@ class _UnitEmitter:
                 # Same scale, zero points -128 and 0: RELU's clamp is int8's own (SPEC.md 5.4).
                 self.graph.add(stream, body, self.activation(op.output), relu=True)
             elif isinstance(op, Margin):
-                outputs.append(self.margin(op))
+                decision = self.margin(op)
             else:
-                outputs.append(self.threshold(op))
-        self.graph.interface(inputs, [self.activation(self.unit.output), *outputs])
+                decision = self.threshold(op)
+        return decision
+
+
+def emit_unit(
+    plan: Plan, weights: Weights, unit: Unit, graph: Subgraph, known: dict[str, int]
+) -> int | None:
+    """Add a unit's ops to a subgraph.
+
+    Args:
+        known: index of the subgraph's plan tensors by name; the unit's own are added.
+
+    Returns:
+        Index of the decision of a gate or an exit, else None.
+    """
+    return _UnitEmitter(plan, weights, unit, graph, known).emit()
 
 
 def unit_file(unit: Unit) -> str:
@@ -184,6 +215,11 @@ def emit_tflite(plan: Plan, weights: Weights) -> Mapping[str, bytes]:
     files = {}
     for unit in plan.units:
         model = Model(f"cgate {plan.network.name} {unit.name}")
-        _UnitEmitter(plan, weights, unit, model.subgraph(unit.name)).emit()
+        graph = model.subgraph(unit.name)
+        known = {name: plan_tensor(graph, plan.tensor(name), name) for name in unit.inputs}
+        inputs = list(known.values())
+        decision = emit_unit(plan, weights, unit, graph, known)
+        outputs = [known[unit.output]]
+        graph.interface(inputs, outputs if decision is None else [*outputs, decision])
         files[unit_file(unit)] = model.pack()
     return files

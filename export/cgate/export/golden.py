@@ -1,4 +1,4 @@
-"""TFLite's reference kernels on the unit files: the independent oracle of the plan's arithmetic."""
+"""TFLite's reference kernels on exported files: the independent oracle of the plan's arithmetic."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def require_golden() -> None:
 
 
 class GoldenUnit:
-    """One unit's .tflite under BUILTIN_REF.
+    """One .tflite, of a unit or of the whole network, under BUILTIN_REF.
 
     Args:
         content: the file's bytes.

@@ -47,6 +47,7 @@ class Subgraph:
         self._graph.name = name
         self._graph.tensors = []
         self._graph.operators = []
+        self._index = len(model._model.subgraphs)
         model._model.subgraphs.append(self._graph)
 
     def tensor(
@@ -206,13 +207,46 @@ class Subgraph:
         options.numSplits = 2
         self._operator("SPLIT", [where, x], (first, second), options)
 
-    def interface(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
-        """Declare the graph's inputs and outputs, and a signature that names them."""
+    def reshape(self, x: int, output: int) -> None:
+        """RESHAPE to the output's shape."""
+        shape = np.array(self._graph.tensors[output].shape, np.int32)
+        name = f"{self._graph.tensors[output].name}/shape"
+        wanted = self.tensor(name, shape.shape, np.int32, data=shape)
+        options = schema.ReshapeOptionsT()
+        options.newShape = shape
+        self._operator("RESHAPE", [x, wanted], output, options)
+
+    def branch(
+        self,
+        condition: int,
+        then: Subgraph,
+        otherwise: Subgraph,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+    ) -> None:
+        """IF: one of two graphs with the same inputs and outputs; the other is not executed."""
+        options = schema.IfOptionsT()
+        options.thenSubgraphIndex = then._index
+        options.elseSubgraphIndex = otherwise._index
+        self._operator("IF", [condition, *inputs], outputs, options)
+
+    def ends(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+        """Declare the graph's inputs and outputs."""
         self._graph.inputs = list(inputs)
         self._graph.outputs = list(outputs)
+
+    def interface(
+        self, inputs: Sequence[int], outputs: Sequence[int], key: str | None = None
+    ) -> None:
+        """Declare the graph's inputs and outputs, and a signature that names them.
+
+        Args:
+            key: of the signature; None takes the graph's name.
+        """
+        self.ends(inputs, outputs)
         signature = schema.SignatureDefT()
-        signature.signatureKey = self._graph.name
-        signature.subgraphIndex = len(self._model._model.subgraphs) - 1
+        signature.signatureKey = key or self._graph.name
+        signature.subgraphIndex = self._index
         signature.inputs = [self._named(index) for index in inputs]
         signature.outputs = [self._named(index) for index in outputs]
         self._model._model.signatureDefs.append(signature)

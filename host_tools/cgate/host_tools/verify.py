@@ -21,6 +21,7 @@ from cgate.core.progress import Progress, Silent
 from cgate.core.targets import Target, find_target
 from cgate.export import reference
 from cgate.export.emit_tflite import unit_file
+from cgate.export.emit_tflite_network import NETWORK_FILE
 from cgate.export.golden import GoldenUnit
 from cgate.host_tools.build import build
 from cgate.host_tools.runner import Result, run
@@ -29,7 +30,7 @@ Int8 = NDArray[np.int8]
 
 SCHEMA = 1
 VERIFICATION = "verify.json"
-ROUTES = ("tflite", "host", "qemu")
+ROUTES = ("tflite", "network", "host", "qemu")
 PATTERNS = ("learned", "open")  # "open" runs every unit on every image
 CHUNK = 100  # images at a time: bounds the memory for all intermediate results
 SHOWN = 5  # differing values that a report shows
@@ -55,9 +56,13 @@ class Route(Protocol):
     """A way to run the network, other than the reference."""
 
     tool: str
+    forces: bool  # whether it can run with gates other than "learned"
 
     def __call__(self, images: Int8, gates: str) -> Outputs:
         """Run (n, H, W, C) int8 inputs with gates "learned", "open" or "shut"."""
+
+    def seen(self, outputs: Outputs) -> Outputs:
+        """The part of all units' outputs that this route shows."""
 
 
 @dataclass(frozen=True)
@@ -154,29 +159,43 @@ class Verification:
         return [*lines, "EQUAL" if self.equal else "DIFFERENT"]
 
 
+def _golden(path: Path) -> GoldenUnit:
+    """The interpreter of a bundle's .tflite file; CgateError if it is missing or damaged."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CgateError(
+            f"the bundle's TFLite file cannot be read: {path}: {error.strerror}",
+            "export the checkpoint again",
+        ) from error
+    try:
+        return GoldenUnit(content)
+    except (ValueError, RuntimeError) as error:
+        raise CgateError(
+            f"{path} is no TFLite file that the interpreter accepts: {error}",
+            "export the checkpoint again",
+        ) from error
+
+
+def _golden_tool() -> str:
+    return f"tflite-runtime {version('tflite-runtime')} BUILTIN_REF"
+
+
 class TfliteRoute:
     """The unit files of a bundle, chained, under BUILTIN_REF of tflite-runtime."""
 
+    forces = True
+
     def __init__(self, bundle: Bundle) -> None:
         self._plan = bundle.plan
-        self._units: dict[int, GoldenUnit] = {}
-        for unit in bundle.plan.units:
-            path = bundle.folder / unit_file(unit)
-            try:
-                content = path.read_bytes()
-            except OSError as error:
-                raise CgateError(
-                    f"the bundle's unit file cannot be read: {path}: {error.strerror}",
-                    "export the checkpoint again",
-                ) from error
-            try:
-                self._units[unit.index] = GoldenUnit(content)
-            except (ValueError, RuntimeError) as error:
-                raise CgateError(
-                    f"{path} is no TFLite file that the interpreter accepts: {error}",
-                    "export the checkpoint again",
-                ) from error
-        self.tool = f"tflite-runtime {version('tflite-runtime')} BUILTIN_REF"
+        self._units = {
+            unit.index: _golden(bundle.folder / unit_file(unit)) for unit in bundle.plan.units
+        }
+        self.tool = _golden_tool()
+
+    def seen(self, outputs: Outputs) -> Outputs:
+        """See Route."""
+        return outputs
 
     def __call__(self, images: Int8, gates: str) -> Outputs:
         """See Route."""
@@ -210,14 +229,88 @@ class TfliteRoute:
         return output, decision[0].reshape(-1) if decision else None
 
 
+class NetworkRoute:
+    """The one .tflite of the whole network under BUILTIN_REF: TFLite takes the branches itself.
+
+    It shows the answer, under the last unit's index, and the decisions that were reached.
+    """
+
+    forces = False
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._plan = bundle.plan
+        self._network = _golden(bundle.folder / NETWORK_FILE)
+        self.tool = f"{_golden_tool()}, one file with IF"
+
+    def __call__(self, images: Int8, gates: str) -> Outputs:
+        """See Route."""
+        plan = self._plan
+        try:
+            logits, *opened = self._network([images])
+            sizes = [each.size for each in (logits, *opened)]
+            wanted = [plan.tensor(plan.output).size, *[1] * len(plan.gates)]
+            if sizes != [len(images) * size for size in wanted]:
+                raise ValueError(f"its outputs have {sizes} values")
+        except (ValueError, RuntimeError) as error:
+            raise CgateError(
+                f"{NETWORK_FILE} does not hold the plan's network: {error}",
+                "export the checkpoint again",
+            ) from error
+        decisions = np.zeros((len(images), len(plan.gates)), bool)
+        for place, each in enumerate(opened):
+            decisions[:, place] = each.reshape(-1)
+        ran = plan.ran(decisions)
+        reached = [np.flatnonzero(ran[:, unit.index]) for unit in plan.gates]
+        return self._shown(
+            logits.reshape(len(images), -1),
+            [(rows, decisions[rows, place]) for place, rows in enumerate(reached)],
+        )
+
+    def seen(self, outputs: Outputs) -> Outputs:
+        """See Route."""
+        plan = self._plan
+        everything = outputs[plan.units[0].index].images  # no gate stands before the first unit
+        logits = np.zeros((len(everything), plan.tensor(plan.output).size), np.int8)
+        for unit in (*plan.exits, plan.units[-1]):
+            if unit.index in outputs:  # those that went on are written over, as on the device
+                logits[outputs[unit.index].images] = outputs[unit.index].values
+        decided = []
+        for unit in plan.gates:
+            gate = outputs.get(unit.index)
+            if gate is None or gate.decisions is None:  # every image left before
+                decided.append((everything[:0], np.zeros(0, bool)))
+            else:
+                decided.append((gate.images, gate.decisions))
+        return self._shown(logits, decided)
+
+    def _shown(
+        self, logits: Int8, decided: Sequence[tuple[NDArray[np.int64], NDArray[np.bool_]]]
+    ) -> Outputs:
+        """The answers and, per gate, (images that reached it, decisions) in the form of Outputs."""
+        last = self._plan.units[-1].index
+        return {
+            last: UnitOutput(np.arange(len(logits)), logits),
+            **{
+                unit.index: UnitOutput(rows, np.zeros((len(rows), 0), np.int8), decisions)
+                for unit, (rows, decisions) in zip(self._plan.gates, decided, strict=True)
+            },
+        }
+
+
 class CompiledRoute:
     """The generated C, on the host or under QEMU."""
+
+    forces = True
 
     def __init__(self, bundle: Bundle, target: Target, on: str, progress: Progress) -> None:
         self._plan = bundle.plan
         self._progress = progress
         self._build = build(bundle.folder, target, on=on, progress=progress)
         self.tool = f"QEMU {target.qemu_machine}" if on == "qemu" else "host C compiler"
+
+    def seen(self, outputs: Outputs) -> Outputs:
+        """See Route."""
+        return outputs
 
     def __call__(self, images: Int8, gates: str) -> Outputs:
         """See Route."""
@@ -334,19 +427,25 @@ def verify(
     inputs = reference.to_input(images)
     routes: dict[str, Route] = {}
     for name in on:
-        routes[name] = (
-            TfliteRoute(bundle)
-            if name == "tflite"
-            else CompiledRoute(bundle, target, name, Silent())
-        )
+        if name == "tflite":
+            routes[name] = TfliteRoute(bundle)
+        elif name == "network":
+            routes[name] = NetworkRoute(bundle)
+        else:
+            routes[name] = CompiledRoute(bundle, target, name, Silent())
     tallies = {name: _Tally(name) for name in routes}
-    progress.start("verify", len(inputs) * len(patterns) * len(routes))
-    for gates in patterns:
+    work = {
+        gates: [name for name, route in routes.items() if route.forces or gates == "learned"]
+        for gates in patterns
+    }
+    progress.start("verify", len(inputs) * sum(len(names) for names in work.values()))
+    for gates, names in work.items():
         for start in range(0, len(inputs), CHUNK):
             chunk = inputs[start : start + CHUNK]
             expected = _reference(bundle, chunk, gates)
-            for name, route in routes.items():
-                tallies[name].compare(bundle, expected, route(chunk, gates), gates, start)
+            for name in names:
+                wanted, found = routes[name].seen(expected), routes[name](chunk, gates)
+                tallies[name].compare(bundle, wanted, found, gates, start)
                 progress.advance(len(chunk), f"{name}, gates {gates}")
     comparisons = tuple(
         Comparison(

@@ -27,7 +27,7 @@ from cgate.host_tools.commands.options import FOLDER, data_options, limit_option
 @click.option(
     "--on",
     multiple=True,
-    type=click.Choice(["tflite", "host", "qemu"]),
+    type=click.Choice(["tflite", "network", "host", "qemu"]),
     help="Compare this route only; may be repeated. Default: all.",
 )
 @data_options
@@ -43,7 +43,8 @@ def command(
     """Compare TFLite, host C and emulated target with the integer reference, bit for bit.
 
     Every unit's output and every gate's decision is compared, with gates as learned and with all
-    gates open. Writes verify.json; the exit code is 1 if one value differs.
+    gates open; of "network", the one .tflite with IF, the answers and decisions, as learned.
+    Writes verify.json; the exit code is 1 if one value differs.
     """
     from cgate.host_tools.inputs import load_inputs
     from cgate.host_tools.verify import ROUTES, VERIFICATION, verify

@@ -32,6 +32,7 @@ EXIT_INTERNAL = 70  # a defect of cgate itself, as EX_SOFTWARE in sysexits.h
 COMMANDS = {
     "train": "Train a gated network; resumes where it stopped.",
     "sweep": "Search over recipes and seeds; the same command elsewhere joins in.",
+    "freeze": "Fix each gate of a checkpoint at its more frequent decision.",
     "calibrate": "Measure a checkpoint's activation ranges again.",
     "data": "List, download and check data sets.",
     "export": "Turn a checkpoint into an int8 bundle: plan, C and TFLite units.",

@@ -115,20 +115,26 @@ def collect(
     )
 
 
-def image_macs(network: Network, gates: Mapping[str, Tensor], place: Tensor) -> Tensor:
+def image_macs(
+    network: Network, gates: Mapping[str, Tensor], place: Tensor, fixed: bool = False
+) -> Tensor:
     """Executed MACs of each image, float64 [N].
 
     Args:
         gates: 1 where a block's gate is open, else 0, [N] by block name.
         place: which exit the image leaves at, the number of exits for none, int64 [N].
+        fixed: the gates decide nothing: they cost nothing, and no body runs for them alone.
     """
     macs = network_macs(network)
     total = torch.full((len(place),), float(macs.stem), dtype=torch.float64)
     going = torch.ones(len(place), dtype=torch.bool)
     exits = {each.block: i for i, each in enumerate(network.exits)}
     for block in network.blocks:
-        always = macs.gates.get(block.name, 0) + macs.shortcuts.get(block.name, 0)
-        skips = block.gate is not None and not GATE_KINDS[block.gate.kind].needs_body
+        always = macs.shortcuts.get(block.name, 0)
+        skips = block.gate is not None
+        if block.gate is not None and not fixed:
+            always += macs.gates[block.name]
+            skips = not GATE_KINDS[block.gate.kind].needs_body
         opened = gates[block.name] if skips else torch.ones((), dtype=torch.float64)
         total += going * (always + opened * macs.bodies[block.name])
         if block.name in exits:
@@ -152,11 +158,14 @@ def set_margins(model: GatedResNet, answers: Answers, settings: Exits) -> None:
     model.network = choose_margin(network, answers.logits[:-1], correct, macs, settings, dense)
 
 
-def score(network: Network, answers: Answers, place: Tensor | None = None) -> Evaluation:
+def score(
+    network: Network, answers: Answers, place: Tensor | None = None, fixed: bool = False
+) -> Evaluation:
     """The results of a network with these answers.
 
     Args:
         place: who answers each image, see `exits.places`; None goes by the exits' margins.
+        fixed: see `image_macs`.
     """
     labels, images = answers.labels, torch.arange(len(answers.labels))
     if place is None:
@@ -195,7 +204,7 @@ def score(network: Network, answers: Answers, place: Tensor | None = None) -> Ev
                     by_class(left, torch.ones_like(left)),
                     mean(right[number, left]),
                     mean(right[number]),
-                    mean(image_macs(network, answers.gates, everyone)),
+                    mean(image_macs(network, answers.gates, everyone, fixed)),
                 )
             )
     return Evaluation(
@@ -203,7 +212,7 @@ def score(network: Network, answers: Answers, place: Tensor | None = None) -> Ev
         len(labels),
         rates,
         classes,
-        mean(image_macs(network, answers.gates, place)),
+        mean(image_macs(network, answers.gates, place, fixed)),
         tuple(results),
     )
 
@@ -213,12 +222,13 @@ def evaluate(
     split: Split,
     policy: GatePolicy = learned,
     leave: bool = True,
+    fixed: bool = False,
     world: World = ALONE,
 ) -> Evaluation:
     """`score` of what `collect` gives; unless `leave`, no exit is taken."""
     answers = collect(model, split, policy, world)
     place = None if leave else torch.full((len(split),), len(model.network.exits))
-    return score(model.network, answers, place)
+    return score(model.network, answers, place, fixed)
 
 
 def exit_controls(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +15,28 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim import SGD, Adam, Optimizer
 
-from cgate.core.checkpoint import CARD, RANGES, SCHEMA, WEIGHTS
+from cgate.core.checkpoint import CARD, RANGES, WEIGHTS
 from cgate.core.data import Dataset, load_dataset
 from cgate.core.errors import EXIT_CHECK_FAILED, CgateError
 from cgate.core.files import read_json, write_bytes, write_json
-from cgate.core.gates import GATE_KINDS
-from cgate.core.network import THRESHOLD, Network, network_macs
+from cgate.core.network import Network, network_macs
 from cgate.core.progress import Progress, Silent
-from cgate.core.version import __version__
 from cgate.train.batches import Batches
+from cgate.train.card import make_card
 from cgate.train.device import accelerated, describe, pick_device
 from cgate.train.evaluate import (
     Evaluation,
     collect,
-    evaluate,
-    exit_controls,
     score,
     set_margins,
 )
 from cgate.train.exits import exit_loss
-from cgate.train.fidelity import cir_fidelity
-from cgate.train.gates import GateOptions, GatePolicy, all_open, fixed, relaxed, shuffled
+from cgate.train.gates import GateOptions, GatePolicy, relaxed
 from cgate.train.losses import bandpass, consistency, cost_penalty, distillation, executed_share
 from cgate.train.models import GatedResNet, Output
 from cgate.train.ranges import measure_ranges
 from cgate.train.recipes import Recipe
-from cgate.train.record import Record, commit, environment
+from cgate.train.record import Record, environment
 from cgate.train.resume import (
     STATE,
     Row,
@@ -269,6 +265,10 @@ class Run:
             set_margins(self.model, answers, self.recipe.exits)
         return score(self.model.network, answers)
 
+    def card(self, validation: Evaluation, progress: Progress) -> dict[str, Any]:
+        """The card of the trained model; `validation` is from `validate`."""
+        return make_card(self.model, self.recipe, self.dataset, validation, progress, self.world)
+
     def _diverged(self, what: str, epoch: int) -> CgateError:
         kept = f"epoch {epoch} is kept" if epoch else "nothing was saved yet"
         return CgateError(
@@ -351,82 +351,6 @@ def _collapse(network: Network, log: list[Row], warming: bool) -> str:
         return f"all gates are {states.pop()} for every validation image, so none decides"
     which = ", ".join(f"{block} is {state}" for block, state in news.items())
     return f"for every validation image {which}: such a gate decides nothing"
-
-
-def _result(evaluation: Evaluation) -> dict[str, float]:
-    return {"accuracy": evaluation.accuracy, "executed_macs": evaluation.executed_macs}
-
-
-def _gate_facts(kind: str) -> dict[str, Any]:
-    """What the card says of the gates' kind: what they see, whether they save, and export."""
-    facts = GATE_KINDS[kind]
-    return {
-        "kind": kind,
-        "looks_at": facts.looks_at,
-        "saves": not facts.needs_body,
-        "exportable": not facts.refusal,
-        "refusal": facts.refusal,
-    }
-
-
-def _card(run: Run, progress: Progress) -> dict[str, Any]:
-    """Evaluate the trained model and describe it; the only place that reads the test images."""
-    recipe, dataset, model = run.recipe, run.dataset, run.model
-    progress.start("evaluate", 5 if model.network.gated else 2)
-    validation = run.validate()
-    progress.advance()
-    answers = collect(model, dataset.test, world=run.world)
-    test = score(model.network, answers)
-    progress.advance()
-    controls: dict[str, dict[str, float]] = {}
-    if model.network.exits:
-        generator = torch.Generator().manual_seed(recipe.seed)
-        for name, result in exit_controls(model.network, answers, generator).items():
-            controls[name] = _result(result)
-    if model.network.gated:
-        # Gates are worth their cost only if the network beats the same weights with each gate
-        # fixed at its most frequent decision. That decision is taken on the validation images.
-        majority = {block: rate > 0.5 for block, rate in validation.open_rates.items()}
-        generator = torch.Generator().manual_seed(recipe.seed)
-        policies: Mapping[str, GatePolicy] = {
-            "open": all_open,
-            "majority": fixed(majority),
-            "shuffled": shuffled(generator),
-        }
-        for name, policy in policies.items():
-            leave = policy is not all_open  # "open" runs everything
-            controls[name] = _result(evaluate(model, dataset.test, policy, leave, run.world))
-            progress.advance()
-    return {
-        "schema": SCHEMA,
-        "network": model.network.to_json(),
-        "recipe": recipe.to_json(),
-        "data": {"name": dataset.name, "md5": dataset.md5, "classes": list(dataset.classes)},
-        "seed": recipe.seed,
-        "epochs": recipe.epochs,
-        "threshold": THRESHOLD,
-        "accuracy": {
-            "validation": validation.accuracy,
-            "test": test.accuracy,
-            "images": {"validation": validation.images, "test": test.images},
-        },
-        "open_rates": {
-            block: {"all": rate, "by_class": test.by_class[block]}
-            for block, rate in test.open_rates.items()
-        },
-        "exits": [
-            {"margin": each.margin, **asdict(result)}
-            for each, result in zip(model.network.exits, test.exits, strict=True)
-        ],
-        "gate": None if recipe.gate is None else _gate_facts(recipe.gate.kind),
-        "cir": cir_fidelity(model, dataset.test),
-        "executed_macs": test.executed_macs,
-        "dense_macs": run.macs.dense,
-        "controls": controls,
-        "cgate": __version__,
-        "commit": commit(),
-        "environment": environment(describe(run.device), run.world.size),
-    }
 
 
 def _finished(out: Path, recipe: Recipe) -> dict[str, Any] | None:
@@ -559,11 +483,12 @@ def fit(run: Run, out: Path, progress: Progress) -> State:
 
 def _finish(run: Run, out: Path, progress: Progress) -> dict[str, Any]:
     """Write weights, ranges and card of a trained network, and remove what resuming needed."""
+    validation = run.validate()
     if not run.world.main:
-        return _card(run, progress)
+        return run.card(validation, progress)
     weights = {name: value.cpu().contiguous() for name, value in run.model.state_dict().items()}
     write_bytes(out / WEIGHTS, save(weights))
-    card = _card(run, progress)
+    card = run.card(validation, progress)
     progress.start("measure activation ranges", 1)
     write_json(out / RANGES, measure_ranges(run.model, run.dataset, run.recipe.seed))
     progress.advance()

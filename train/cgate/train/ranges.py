@@ -149,6 +149,25 @@ def load_model(folder: Path) -> tuple[GatedResNet, dict[str, Any]]:
     return model.eval(), card
 
 
+def load_training_data(folder: Path, card: dict[str, Any], data_dir: Path | None) -> Dataset:
+    """The data set that the checkpoint in `folder`, with this card, was trained on.
+
+    Raises:
+        CgateError: the card names none, it cannot be read, or it is another one.
+    """
+    data = card.get("data")
+    if not isinstance(data, dict) or not isinstance(data.get("name"), str):
+        raise CgateError(f"{folder / CARD} names no data set")
+    dataset = load_dataset(data["name"], data_dir)
+    if data.get("md5") != dataset.md5:
+        raise CgateError(
+            f"{folder} was trained on {dataset.name} with md5 {data.get('md5')}, "
+            f"the data found has {dataset.md5}",
+            "give --data-dir of the data that the checkpoint was trained on",
+        )
+    return dataset
+
+
 def calibrate(
     folder: Path, data_dir: Path | None = None, progress: Progress | None = None
 ) -> dict[str, Any]:
@@ -166,16 +185,7 @@ def calibrate(
             checkpoint was trained on.
     """
     model, card = load_model(folder)
-    data = card.get("data")
-    if not isinstance(data, dict) or not isinstance(data.get("name"), str):
-        raise CgateError(f"{folder / CARD} names no data set")
-    dataset = load_dataset(data["name"], data_dir)
-    if data.get("md5") != dataset.md5:
-        raise CgateError(
-            f"{folder} was trained on {dataset.name} with md5 {data.get('md5')}, "
-            f"the data found has {dataset.md5}",
-            "calibrate with the data that the checkpoint was trained on",
-        )
+    dataset = load_training_data(folder, card, data_dir)
     (progress or Silent()).message(f"measuring ranges on {dataset.name}")
     seed = card.get("seed")
     ranges = measure_ranges(model, dataset, seed if isinstance(seed, int) else 0)

@@ -3,9 +3,9 @@
  *
  * cg_<op>__<variant>(parameters, input, output, scratch) computes `output` from `input`.
  * `scratch` has cg_<op>__<variant>_scratch(parameters) bytes, aligned to CG_ARENA_ALIGN; NULL if
- * that is 0. Input, output and scratch must not overlap, except that residual_add adds its input
- * (F) to `output` in place. Kernels return CG_ERR_PARAM, having written nothing, if they cannot do
- * what the parameters ask.
+ * that is 0. Input, output and scratch must not overlap, except that residual_add and add
+ * add their input to `output` in place. Kernels return CG_ERR_PARAM, having written nothing, if
+ * they cannot do what the parameters ask.
  */
 #ifndef CG_KERNELS_H
 #define CG_KERNELS_H

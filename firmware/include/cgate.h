@@ -79,6 +79,22 @@ typedef struct {
     const void *packed;
 } cg_conv2d_s8;
 
+/* Depthwise convolution (SPEC.md 5.8): out_channels is a multiple of in_channels, and `weights` is
+ * [kernel_height][kernel_width][out_channels]. */
+typedef cg_conv2d_s8 cg_depthwise_conv2d_s8;
+
+/* Maximum or mean of each window (SPEC.md 5.9); windows are cut at the map's edge. */
+typedef struct {
+    uint16_t in_height, in_width, channels;
+    uint16_t out_height, out_width;
+    uint16_t size_height, size_width;
+    uint8_t stride;
+    uint8_t pad_top, pad_left; /* rows and columns of padding before the input */
+    int8_t clamp_min, clamp_max;
+} cg_pool2d_s8;
+typedef cg_pool2d_s8 cg_max_pool2d_s8;
+typedef cg_pool2d_s8 cg_avg_pool2d_s8;
+
 /* Mean over height and width (SPEC.md 5.3). */
 typedef struct {
     uint16_t height, width, channels;
@@ -110,6 +126,16 @@ typedef struct {
 typedef struct {
     uint32_t size; /* elements */
 } cg_residual_add_s8;
+
+/* Addition in place of tensors with scales of their own (SPEC.md 5.10); `stream` is what the output
+ * holds before. */
+typedef struct {
+    uint32_t size; /* elements */
+    int16_t in_zero_point, stream_zero_point, out_zero_point;
+    int8_t clamp_min, clamp_max;
+    int32_t in_multiplier, stream_multiplier, out_multiplier;
+    int8_t in_shift, stream_shift, out_shift; /* -31..0 */
+} cg_add_s8;
 
 #include "cg_kernels.h"
 

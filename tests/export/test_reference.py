@@ -74,7 +74,7 @@ def test_residual_add_is_tflite_add_for_all_pairs() -> None:
     x = graph.tensor("x", shape, scale=0.0371, zero_point=-128)
     f = graph.tensor("f", shape, scale=0.0371, zero_point=0)
     y = graph.tensor("y", shape, scale=0.0371, zero_point=-128)
-    graph.add(x, f, y, relu=True)
+    graph.add(x, f, y, activation="RELU")
     graph.interface([x, f], [y])
     codes = np.arange(-128, 128, dtype=np.int8)
     streams, bodies = (each[None, :, :, None] for each in np.meshgrid(codes, codes))

@@ -121,6 +121,40 @@ static void run_conv2d_s8(conv2d_s8 *kernel, conv2d_s8_scratch *scratch_size) {
     answer(status, size);
 }
 
+static void run_depthwise_conv2d_s8(conv2d_s8 *kernel, conv2d_s8_scratch *scratch_size) {
+    run_conv2d_s8(kernel, scratch_size);
+}
+
+typedef cg_status pool2d_s8(const cg_pool2d_s8 *, const int8_t *, int8_t *, void *);
+typedef size_t pool2d_s8_scratch(const cg_pool2d_s8 *);
+
+static void run_max_pool2d_s8(pool2d_s8 *kernel, pool2d_s8_scratch *scratch_size) {
+    const int8_t *input = read_input();
+    const cg_pool2d_s8 p = {
+        .in_height = (uint16_t)next(),
+        .in_width = (uint16_t)next(),
+        .channels = (uint16_t)next(),
+        .out_height = (uint16_t)next(),
+        .out_width = (uint16_t)next(),
+        .size_height = (uint16_t)next(),
+        .size_width = (uint16_t)next(),
+        .stride = (uint8_t)next(),
+        .pad_top = (uint8_t)next(),
+        .pad_left = (uint8_t)next(),
+        .clamp_min = (int8_t)next(),
+        .clamp_max = (int8_t)next(),
+    };
+    const size_t size = scratch_size(&p);
+    CG_MARK_BEGIN(CG_MARK_INFERENCE);
+    const cg_status status = kernel(&p, input, (int8_t *)output + GUARD, SCRATCH(size));
+    CG_MARK_END(CG_MARK_INFERENCE);
+    answer(status, size);
+}
+
+static void run_avg_pool2d_s8(pool2d_s8 *kernel, pool2d_s8_scratch *scratch_size) {
+    run_max_pool2d_s8(kernel, scratch_size);
+}
+
 typedef cg_status mean_s8(const cg_mean_s8 *, const int8_t *, int8_t *, void *);
 typedef size_t mean_s8_scratch(const cg_mean_s8 *);
 
@@ -192,6 +226,32 @@ typedef size_t residual_add_s8_scratch(const cg_residual_add_s8 *);
 static void run_residual_add_s8(residual_add_s8 *kernel, residual_add_s8_scratch *scratch_size) {
     const int8_t *input = read_input();
     const cg_residual_add_s8 p = {.size = (uint32_t)next()};
+    const size_t size = scratch_size(&p);
+    CG_MARK_BEGIN(CG_MARK_INFERENCE);
+    const cg_status status = kernel(&p, input, (int8_t *)output + GUARD, SCRATCH(size));
+    CG_MARK_END(CG_MARK_INFERENCE);
+    answer(status, size);
+}
+
+typedef cg_status add_s8(const cg_add_s8 *, const int8_t *, int8_t *, void *);
+typedef size_t add_s8_scratch(const cg_add_s8 *);
+
+static void run_add_s8(add_s8 *kernel, add_s8_scratch *scratch_size) {
+    const int8_t *input = read_input();
+    const cg_add_s8 p = {
+        .size = (uint32_t)next(),
+        .in_zero_point = (int16_t)next(),
+        .stream_zero_point = (int16_t)next(),
+        .out_zero_point = (int16_t)next(),
+        .clamp_min = (int8_t)next(),
+        .clamp_max = (int8_t)next(),
+        .in_multiplier = next(),
+        .stream_multiplier = next(),
+        .out_multiplier = next(),
+        .in_shift = (int8_t)next(),
+        .stream_shift = (int8_t)next(),
+        .out_shift = (int8_t)next(),
+    };
     const size_t size = scratch_size(&p);
     CG_MARK_BEGIN(CG_MARK_INFERENCE);
     const cg_status status = kernel(&p, input, (int8_t *)output + GUARD, SCRATCH(size));

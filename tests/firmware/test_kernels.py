@@ -138,6 +138,81 @@ def conv2d_s8_3x3(source: Source) -> Case:
     return convolve(source, ConvLayer(*shapes, weights=weights, **constants(source, cout)))
 
 
+def depthwise_conv2d_s8(source: Source, largest: int = 7) -> Case:
+    h, w, cin, times = (*(source.whole(1, largest) for _ in range(3)), source.whole(1, 3))
+    cin *= 4 if source.rng.random() < 0.4 else 1
+    cout = cin * times
+    kh, kw, stride = source.whole(1, 5), source.whole(1, 5), source.whole(1, 3)
+    top, left = source.whole(0, kh - 1), source.whole(0, kw - 1)
+    oh = (h + top + source.whole(0, kh - 1) - 1) // stride + 1
+    ow = (w + left + source.whole(0, kw - 1) - 1) // stride + 1
+    weights = source.int8(1, kh, kw, cout, low=-127)
+    shapes = ((h, w, cin), (oh, ow, cout), stride, top, left)
+    layer = ConvLayer(*shapes, weights=weights, **constants(source, cout))
+    # A convolution in which a channel's weights for all other inputs are zero.
+    full = np.zeros((cout, kh, kw, cin), np.int8)
+    for o in range(cout):
+        full[o, :, :, o // times] = weights[0, :, :, o]
+    dense = convolve(source, replace(layer, weights=full))
+    arrays = (*dense.arrays[:2], weights, *dense.arrays[3:])
+    return Case("depthwise_conv2d_s8", dense.parameters, arrays, dense.expected)
+
+
+def pool2d(source: Source, op: str, largest: int = 9) -> Case:
+    h, w, c = (source.whole(1, largest) for _ in range(3))
+    size, stride = (source.whole(1, 5), source.whole(1, 5)), source.whole(1, 3)
+    top, left = source.whole(0, size[0] - 1), source.whole(0, size[1] - 1)
+    # Every window holds a part of the map; the last one may hang over its end.
+    oh = source.whole(1, (h + top - 1) // stride + 1)
+    ow = source.whole(1, (w + left - 1) // stride + 1)
+    low = -128 if source.rng.random() < 0.6 else source.whole(-128, 127)
+    high = source.whole(low, 127)
+    x = source.int8(h, w, c)
+    y = np.zeros((oh, ow, c), np.int8)
+    for i, j, k in np.ndindex(oh, ow, c):
+        rows = range(max(i * stride - top, 0), min(i * stride - top + size[0], h))
+        columns = range(max(j * stride - left, 0), min(j * stride - left + size[1], w))
+        codes = [int(x[row, column, k]) for row in rows for column in columns]
+        if op == "max_pool2d_s8":
+            result = max(codes)
+        else:
+            half = len(codes) // 2
+            total = sum(codes)
+            result = (abs(total) + half) // len(codes) * (1 if total > 0 else -1)
+        y[i, j, k] = clamp(result, low, high)
+    parameters = (h, w, c, oh, ow, *size, stride, top, left, low, high)
+    return Case(op, parameters, (x, source.int8(oh, ow, c)), y)
+
+
+def max_pool2d_s8(source: Source) -> Case:
+    return pool2d(source, "max_pool2d_s8")
+
+
+def avg_pool2d_s8(source: Source) -> Case:
+    return pool2d(source, "avg_pool2d_s8")
+
+
+def add_s8(source: Source, largest: int = 300) -> Case:
+    size = source.whole(1, largest)
+    zero_points = [source.whole(-128, 127) for _ in range(3)]
+    low = source.whole(-128, 127) if source.rng.random() < 0.3 else -128
+    high = 127 if source.rng.random() < 0.7 else source.whole(low, 127)
+    multipliers = [source.multiplier() for _ in range(3)]
+    # One input is halved and the other not magnified; the output undoes most of the 2^20.
+    shifts = [0, source.whole(-9, 0), source.whole(-22, -14)]
+    if source.rng.random() < 0.5:
+        shifts[:2] = shifts[1::-1]
+    f, stream = source.int8(size), source.int8(size)
+    y = np.zeros(size, np.int8)
+    for i in range(size):
+        total = 0
+        for k, q in enumerate((f[i], stream[i])):
+            total += requant((int(q) - zero_points[k]) << 20, multipliers[k], shifts[k])
+        y[i] = clamp(zero_points[2] + requant(total, multipliers[2], shifts[2]), low, high)
+    parameters = (size, *zero_points, low, high, *multipliers, *shifts)
+    return Case("add_s8", parameters, (f, stream), y)
+
+
 def mean_s8(source: Source, largest: int = 9) -> Case:
     h, w, c = (source.whole(1, largest) for _ in range(3))
     if source.rng.random() < 0.3:  # more pixels than an int16 sum can take
@@ -189,10 +264,14 @@ def residual_add_s8(source: Source, largest: int = 300) -> Case:
 
 GENERATORS: dict[str, Callable[[Source], Case]] = {
     "conv2d_s8": conv2d_s8,
+    "depthwise_conv2d_s8": depthwise_conv2d_s8,
+    "max_pool2d_s8": max_pool2d_s8,
+    "avg_pool2d_s8": avg_pool2d_s8,
     "mean_s8": mean_s8,
     "mean_max_s8": mean_max_s8,
     "shortcut_pad_s8": shortcut_pad_s8,
     "residual_add_s8": residual_add_s8,
+    "add_s8": add_s8,
 }
 
 
@@ -240,8 +319,12 @@ def test_kernel_equals_oracle(op: str, variant: str, seed: int, extreme: bool) -
 
 def refusals() -> Iterator[tuple[str, Case]]:
     """Calls that a kernel must refuse: one field of a good call made illegal."""
-    fields = {
+    fields: dict[str, dict[int, tuple[int, ...]]] = {
         "conv2d_s8": {8: (0,), 11: (-129, 128), 12: (-129, 128)},
+        "depthwise_conv2d_s8": {2: (0, 1000), 8: (0,), 11: (-129, 128), 12: (-129, 128)},
+        "max_pool2d_s8": {0: (0,), 5: (0,), 7: (0,), 8: (99,), 9: (99,), 3: (99,), 4: (99,)},
+        "avg_pool2d_s8": {1: (0,), 6: (0,), 7: (0,), 8: (99,), 9: (99,), 3: (99,), 4: (99,)},
+        "add_s8": {1: (-129,), 2: (128,), 3: (128,), 6: (-1,), 9: (1,), 10: (-32,), 11: (1,)},
         "mean_s8": {0: (0,), 1: (0,), 3: (-129, 128), 4: (-129, 128), 6: (-32, 31)},
         "mean_max_s8": {0: (0,), 1: (0,), 3: (-129, 128), 5: (-32, 31)},
         "shortcut_pad_s8": {3: (1,), 5: (0,), 6: (128,), 7: (-129,), 9: (-32, 31)},

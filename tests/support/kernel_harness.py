@@ -39,7 +39,7 @@ class Case:
             struct.pack(f"<II{len(self.parameters)}i", row, len(self.parameters), *self.parameters)
         ]
         arrays = list(self.arrays)
-        if self.op == "conv2d_s8":
+        if self.op in ("conv2d_s8", "depthwise_conv2d_s8"):
             arrays.append(self.packed.get(variant, np.zeros(0, np.int32)))
         for array in arrays:
             parts += [struct.pack("<I", array.nbytes), array.tobytes()]

@@ -53,15 +53,15 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Conv2d:
-    """SPEC 5.2. `weights`, `scale`, `bias`, `multiplier`, `shift` are names in weights.npz.
+class Convolution:
+    """What both kinds of convolution have. `weights` .. `shift` are names in weights.npz.
 
     `scale` is the weights' float32 scale per output channel: formats that carry scales (TFLite)
     need it, the arithmetic does not. `scratch` is the place in the arena and the size, in bytes, of
     what the kernel needs besides.
     """
 
-    op: ClassVar[str] = "conv2d"
+    op: ClassVar[str]
     input: str
     output: str
     weights: str
@@ -76,6 +76,56 @@ class Conv2d:
     kernel: str
     why: str
     scratch: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Conv2d(Convolution):
+    """SPEC 5.2: weights (out, kh, kw, in)."""
+
+    op: ClassVar[str] = "conv2d"
+
+
+@dataclass(frozen=True)
+class DepthwiseConv2d(Convolution):
+    """SPEC 5.8: weights (1, kh, kw, out); output channel o sees input channel o // (out / in)."""
+
+    op: ClassVar[str] = "depthwise_conv2d"
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What both kinds of pooling have (SPEC 5.9); input and output share scale and zero point.
+
+    Args:
+        size: height and width of the window.
+        padding: top, left, bottom, right; it holds no values: a window ends where the map ends.
+        macs: one per element of a window.
+    """
+
+    op: ClassVar[str]
+    input: str
+    output: str
+    size: tuple[int, int]
+    stride: int
+    padding: tuple[int, int, int, int]
+    clamp: tuple[int, int]
+    macs: int
+    kernel: str
+    why: str
+
+
+@dataclass(frozen=True)
+class MaxPool2d(Pool):
+    """SPEC 5.9: the largest of each window."""
+
+    op: ClassVar[str] = "max_pool2d"
+
+
+@dataclass(frozen=True)
+class AvgPool2d(Pool):
+    """SPEC 5.9: the rounded mean of each window."""
+
+    op: ClassVar[str] = "avg_pool2d"
 
 
 @dataclass(frozen=True)
@@ -138,6 +188,25 @@ class ResidualAdd:
 
 
 @dataclass(frozen=True)
+class Add:
+    """SPEC 5.10: `output` is `stream` + `input`, each at its own scale, in the memory of `stream`.
+
+    Args:
+        multiplier, shift: of the input, of the stream, of the output.
+    """
+
+    op: ClassVar[str] = "add"
+    input: str
+    stream: str
+    output: str
+    multiplier: tuple[int, int, int]
+    shift: tuple[int, int, int]
+    clamp: tuple[int, int]
+    kernel: str
+    why: str
+
+
+@dataclass(frozen=True)
 class Threshold:
     """SPEC 4: open iff the logit `input` > `value`."""
 
@@ -156,12 +225,19 @@ class Margin:
 
 
 Decision = Threshold | Margin
-Counted = Conv2d | Mean | MeanMax
-Op = Counted | ShortcutPad | ResidualAdd | Threshold | Margin
+Addition = ResidualAdd | Add
+"""Ops that write over one of the two tensors that they read, their `stream`."""
+
+Counted = Conv2d | DepthwiseConv2d | MaxPool2d | AvgPool2d | Mean | MeanMax
+Op = Counted | ShortcutPad | Addition | Threshold | Margin
 OPS: dict[str, type[Op]] = {
-    kind.op: kind for kind in (Conv2d, Mean, MeanMax, ShortcutPad, ResidualAdd, Threshold, Margin)
+    kind.op: kind
+    for kind in (
+        *(Conv2d, DepthwiseConv2d, MaxPool2d, AvgPool2d, Mean, MeanMax),
+        *(ShortcutPad, ResidualAdd, Add, Threshold, Margin),
+    )
 }
-ROLES = ("stem", "gate", "body", "shortcut", "exit", "head")
+ROLES = ("stem", "gate", "body", "shortcut", "pool", "exit", "head")
 
 
 @dataclass(frozen=True)
@@ -171,7 +247,8 @@ class Unit:
     Args:
         index: its place in the order of execution; also its marker id.
         condition: name of the gate unit that must be open, None if the unit always runs.
-        inputs: tensors of other units that it reads.
+        inputs: tensors of other units that it reads. The last one of a unit with a condition is
+            the stream: what `output` is, in the same memory, where the unit does not run.
         output: the tensor it leaves; a gate's is its logit, an exit's are its logits.
     """
 
@@ -184,6 +261,11 @@ class Unit:
     output: str
     macs: int
     ops: tuple[Op, ...]
+
+    @property
+    def stream(self) -> str:
+        """What stands in the place of `output` where the unit's gate is shut."""
+        return self.inputs[-1]
 
     @property
     def threshold(self) -> int:
@@ -392,14 +474,20 @@ def _check_references(plan: Plan, where: str) -> None:
         names = [*unit.inputs, unit.output]
         for op in unit.ops:
             names += [op.input] if isinstance(op, Decision) else [op.input, op.output]
-            names += [op.stream] if isinstance(op, ResidualAdd) else []
-            if isinstance(op, Conv2d) and op.scratch is not None:
+            names += [op.stream] if isinstance(op, Addition) else []
+            if isinstance(op, Convolution) and op.scratch is not None:
                 offset, size = op.scratch
                 if offset % 16 != 0 or not 0 <= offset <= plan.arena_size - size:
                     raise CgateError(f"{where}.units[{i}] ({unit.name}): scratch outside the arena")
         for name in names:
             if name not in tensors:
                 raise CgateError(f"{where}.units[{i}] ({unit.name}): no tensor {name!r}")
+        if unit.condition is not None:
+            kept, output = tensors[unit.stream] if unit.inputs else None, tensors[unit.output]
+            if kept is None or replace(kept, name=output.name) != output:
+                raise CgateError(
+                    f"{where}.units[{i}] ({unit.name}): its output does not replace its last input"
+                )
         if unit.role == "gate":
             gates.add(unit.name)
         if unit.role == "exit":
@@ -448,24 +536,29 @@ def load_bundle(folder: Path) -> Bundle:
         ) from e
     for unit in plan.units:
         for op in unit.ops:
-            if isinstance(op, Conv2d):
+            if isinstance(op, Conv2d | DepthwiseConv2d):
                 _check_weights(plan, op, weights, str(archive))
     return Bundle(folder, plan, weights, plan_sha256(files))
 
 
-def _check_weights(plan: Plan, op: Conv2d, weights: Weights, where: str) -> None:
+def _check_weights(plan: Plan, op: Conv2d | DepthwiseConv2d, weights: Weights, where: str) -> None:
     outputs = plan.tensor(op.output).shape[2]
     inputs = plan.tensor(op.input).shape[2]
     for name, dtype in (
-        (op.weights, np.int8),
         (op.scale, np.float32),
         (op.bias, np.int32),
         (op.multiplier, np.int32),
         (op.shift, np.int8),
     ):
         array = weights.get(name)
-        if array is None or array.dtype != dtype or array.shape[:1] != (outputs,):
-            raise CgateError(f"{where}: {name} is missing or not {np.dtype(dtype)}[{outputs}, ...]")
-    shape = weights[op.weights].shape
-    if len(shape) != 4 or shape[3] != inputs or any(not 1 <= n <= 255 for n in shape[1:3]):
+        if array is None or array.dtype != dtype or array.shape != (outputs,):
+            raise CgateError(f"{where}: {name} is missing or not {np.dtype(dtype)}[{outputs}]")
+    kernel = weights.get(op.weights)
+    if kernel is None or kernel.dtype != np.int8 or kernel.ndim != 4:
+        raise CgateError(f"{where}: {op.weights} is missing or not int8 with four axes")
+    shape = kernel.shape
+    ends = (outputs, inputs) if isinstance(op, Conv2d) else (1, outputs)
+    if (shape[0], shape[3]) != ends or any(not 1 <= n <= 255 for n in shape[1:3]):
         raise CgateError(f"{where}: {op.weights} has shape {list(shape)}")
+    if isinstance(op, DepthwiseConv2d) and outputs % inputs != 0:
+        raise CgateError(f"{where}: {op.weights} makes {outputs} channels from {inputs}")

@@ -15,15 +15,22 @@ from numpy.typing import NDArray
 
 from cgate.core.errors import CgateError
 from cgate.core.plan import (
+    Add,
+    Addition,
+    AvgPool2d,
     Conv2d,
+    Convolution,
     Counted,
     Decision,
-    Mean,
+    DepthwiseConv2d,
+    MaxPool2d,
     MeanMax,
     Op,
     Plan,
+    Pool,
     ResidualAdd,
     ShortcutPad,
+    Tensor,
     Unit,
     Weights,
 )
@@ -92,6 +99,19 @@ def _kilo(macs: int) -> str:
     return f"{macs / 1000:.1f} kMAC"
 
 
+def _edges(which: str, tensor: Tensor) -> dict[str, int]:
+    names = (f"{which}_height", f"{which}_width", f"{which}_channels")
+    return dict(zip(names, tensor.shape, strict=True))
+
+
+def _steps(op: Convolution | Pool) -> dict[str, int]:
+    return {"stride": op.stride, "pad_top": op.padding[0], "pad_left": op.padding[1]}
+
+
+def _clamp(op: Convolution | Pool | Add) -> dict[str, int]:
+    return {"clamp_min": op.clamp[0], "clamp_max": op.clamp[1]}
+
+
 class _Emitter:
     def __init__(self, plan: Plan, weights: Weights, plan_sha256: str) -> None:
         self.plan = plan
@@ -103,7 +123,7 @@ class _Emitter:
         # Output tensor -> the words that its kernel reads in place of weights, biases and so on.
         self.packed = {
             op.output: CONV_KERNELS[op.kernel].pack(conv_layer(op, tensors, weights))
-            for op in self._ops(Conv2d)
+            for op in self._convolutions()
             if op.kernel in CONV_KERNELS
         }
         size = sum(array.nbytes for array in (*weights.values(), *self.packed.values()))
@@ -163,7 +183,7 @@ class _Emitter:
         """Weights, biases, multipliers and shifts of every convolution."""
         storage = "" if self.separate else "static "
         lines: list[str] = []
-        for op in self._ops(Conv2d):
+        for op in self._convolutions():
             plain: list[str] = []
             for ctype, name in self._arrays(op):
                 array = self.weights[name]
@@ -179,7 +199,7 @@ class _Emitter:
 
     def declarations(self) -> list[str]:
         lines: list[str] = []
-        for op in self._ops(Conv2d):
+        for op in self._convolutions():
             plain = [
                 f"extern const {ctype} {self._name(name)}[{self.weights[name].size}];"
                 for ctype, name in self._arrays(op)
@@ -198,13 +218,18 @@ class _Emitter:
             return plain
         return ["#if defined(__ARM_FEATURE_DSP)", *packed, "#else", *plain, "#endif"]
 
-    def _packed(self, op: Conv2d) -> str:
+    def _packed(self, op: Convolution) -> str:
         return f"{self._name(op.output)}_packed"
 
-    def _ops(self, kind: type[Op]) -> list[Any]:
-        return [op for unit in self.plan.units for op in unit.ops if isinstance(op, kind)]
+    def _convolutions(self) -> list[Conv2d | DepthwiseConv2d]:
+        return [
+            op
+            for unit in self.plan.units
+            for op in unit.ops
+            if isinstance(op, Conv2d | DepthwiseConv2d)
+        ]
 
-    def _arrays(self, op: Conv2d) -> list[tuple[str, str]]:
+    def _arrays(self, op: Convolution) -> list[tuple[str, str]]:
         return [
             ("int8_t", op.weights),
             ("int32_t", op.bias),
@@ -223,69 +248,74 @@ class _Emitter:
                     lines += self._parameter(op)
         return lines
 
-    def _parameter(self, op: Counted | ShortcutPad | ResidualAdd) -> list[str]:
-        source, target = self.plan.tensor(op.input), self.plan.tensor(op.output)
-        fields: dict[str, Any]
-        if isinstance(op, Conv2d):
-            shape = self.weights[op.weights].shape
-            fields = {
-                "in_height": source.shape[0],
-                "in_width": source.shape[1],
-                "in_channels": source.shape[2],
-                "out_height": target.shape[0],
-                "out_width": target.shape[1],
-                "out_channels": target.shape[2],
-                "kernel_height": shape[1],
-                "kernel_width": shape[2],
-                "stride": op.stride,
-                "pad_top": op.padding[0],
-                "pad_left": op.padding[1],
-                "in_zero_point": source.zero_point,
-                "out_zero_point": target.zero_point,
-                "clamp_min": op.clamp[0],
-                "clamp_max": op.clamp[1],
-                **self._constants(op),
-            }
-        elif isinstance(op, ResidualAdd):
-            fields = {"size": target.size}
-        else:
-            fields = {
-                "in_zero_point": source.zero_point,
-                "out_zero_point": target.zero_point,
-                "multiplier": op.multiplier,
-                "shift": op.shift,
-            }
-            if isinstance(op, MeanMax):
-                del fields["in_zero_point"], fields["out_zero_point"]
-                fields = {
-                    "height": source.shape[0],
-                    "width": source.shape[1],
-                    "channels": source.shape[2],
-                    "zero_point": source.zero_point,
-                    **fields,
-                }
-            elif isinstance(op, Mean):
-                fields = {
-                    "height": source.shape[0],
-                    "width": source.shape[1],
-                    "channels": source.shape[2],
-                    **fields,
-                }
-            else:
-                fields = {
-                    "in_height": source.shape[0],
-                    "in_width": source.shape[1],
-                    "in_channels": source.shape[2],
-                    "out_channels": target.shape[2],
-                    "channels_before": op.channels_before,
-                    "stride": op.stride,
-                    **fields,
-                }
+    def _parameter(self, op: Counted | ShortcutPad | Addition) -> list[str]:
         kind = op.kernel.split("__", 1)[0]
-        body = [f"    .{name} = {value}," for name, value in fields.items()]
+        body = [f"    .{name} = {value}," for name, value in self._fields(op).items()]
         return [f"static const cg_{kind} {self._name(op.output)}_op = {{", *body, "};", ""]
 
-    def _constants(self, op: Conv2d) -> dict[str, str]:
+    def _fields(self, op: Counted | ShortcutPad | Addition) -> dict[str, Any]:
+        """The members of the op's C struct."""
+        source, target = self.plan.tensor(op.input), self.plan.tensor(op.output)
+        zero_points = {
+            "in_zero_point": source.zero_point,
+            "out_zero_point": target.zero_point,
+        }
+        if isinstance(op, ResidualAdd):
+            return {"size": target.size}
+        if isinstance(op, Add):
+            names = ("in", "stream", "out")
+            return {
+                "size": target.size,
+                **zero_points,
+                "stream_zero_point": self.plan.tensor(op.stream).zero_point,
+                **_clamp(op),
+                **{f"{name}_multiplier": n for name, n in zip(names, op.multiplier, strict=True)},
+                **{f"{name}_shift": n for name, n in zip(names, op.shift, strict=True)},
+            }
+        if isinstance(op, Conv2d | DepthwiseConv2d):
+            shape = self.weights[op.weights].shape
+            return {
+                **_edges("in", source),
+                **_edges("out", target),
+                "kernel_height": shape[1],
+                "kernel_width": shape[2],
+                **_steps(op),
+                **zero_points,
+                **_clamp(op),
+                **self._constants(op),
+            }
+        if isinstance(op, MaxPool2d | AvgPool2d):
+            return {
+                "in_height": source.shape[0],
+                "in_width": source.shape[1],
+                "channels": source.shape[2],
+                "out_height": target.shape[0],
+                "out_width": target.shape[1],
+                "size_height": op.size[0],
+                "size_width": op.size[1],
+                **_steps(op),
+                **_clamp(op),
+            }
+        scaling = {"multiplier": op.multiplier, "shift": op.shift}
+        if isinstance(op, ShortcutPad):
+            return {
+                **_edges("in", source),
+                "out_channels": target.shape[2],
+                "channels_before": op.channels_before,
+                "stride": op.stride,
+                **zero_points,
+                **scaling,
+            }
+        whole = {
+            "height": source.shape[0],
+            "width": source.shape[1],
+            "channels": source.shape[2],
+        }
+        if isinstance(op, MeanMax):
+            return {**whole, "zero_point": source.zero_point, **scaling}
+        return {**whole, **zero_points, **scaling}
+
+    def _constants(self, op: Conv2d | DepthwiseConv2d) -> dict[str, str]:
         names = {
             field: self._name(getattr(op, field))
             for field in ("weights", "bias", "multiplier", "shift")
@@ -310,7 +340,7 @@ class _Emitter:
         kernel, scratch = f"cg_{op.kernel}", "NULL"
         if op.kernel in NEEDS_DSP:
             kernel = f"CG_DSP({kernel}, cg_{reference(op.kernel)})"
-        if isinstance(op, Conv2d) and op.scratch is not None:
+        if isinstance(op, Convolution) and op.scratch is not None:
             scratch = f"a + {op.scratch[0]}"
         return [
             f"{indent}/* {op.op} {_shape(source.shape)} -> {_shape(target.shape)}{macs} */",

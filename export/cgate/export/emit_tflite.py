@@ -8,11 +8,17 @@ from dataclasses import replace
 import numpy as np
 
 from cgate.core.plan import (
+    Add,
+    AvgPool2d,
     Conv2d,
+    Convolution,
+    DepthwiseConv2d,
     Margin,
+    MaxPool2d,
     Mean,
     MeanMax,
     Plan,
+    Pool,
     ResidualAdd,
     ShortcutPad,
     Tensor,
@@ -20,6 +26,7 @@ from cgate.core.plan import (
     Unit,
     Weights,
 )
+from cgate.export.fixedpoint import activation_clamp
 from cgate.export.tflite import Model, Subgraph
 
 
@@ -64,11 +71,14 @@ class _UnitEmitter:
     def like(self, tensor: Tensor, name: str, shape: tuple[int, int, int] | None = None) -> int:
         return plan_tensor(self.graph, tensor, name, shape)
 
-    def conv2d(self, op: Conv2d) -> None:
-        source, target = self.plan.tensor(op.input), self.plan.tensor(op.output)
+    def conv2d(self, op: Conv2d | DepthwiseConv2d) -> None:
+        source = self.plan.tensor(op.input)
+        depthwise = isinstance(op, DepthwiseConv2d)
         kernel = self.weights[op.weights]
         scales = self.weights[op.scale]
-        weights = self.graph.tensor(op.weights, kernel.shape, scale=scales, data=kernel)
+        weights = self.graph.tensor(
+            op.weights, kernel.shape, scale=scales, data=kernel, axis=3 if depthwise else 0
+        )
         bias = self.graph.tensor(
             op.bias,
             (len(scales),),
@@ -76,25 +86,62 @@ class _UnitEmitter:
             scale=np.float32(source.scale) * scales,
             data=self.weights[op.bias],
         )
-        x = self.activation(op.input)
-        same = op.stride == 1
-        if not same:
-            # TensorFlow's SAME pads only after the map at stride 2; the plan pads on both sides.
-            top, left, bottom, right = op.padding
-            height, width, channels = source.shape
-            shape = (height + top + bottom, width + left + right, channels)
-            padded = self.like(source, f"{op.output}/padded", shape)
-            self.graph.pad(x, [(0, 0), (top, bottom), (left, right), (0, 0)], padded)
-            x = padded
-        self.graph.conv2d(
+        x, same = self.padded(op, (kernel.shape[1], kernel.shape[2]))
+        emit = self.graph.depthwise_conv2d if depthwise else self.graph.conv2d
+        emit(
             x,
             weights,
             bias,
             self.activation(op.output),
             stride=op.stride,
             same=same,
-            relu=op.clamp[0] == target.zero_point,
+            activation=self.clamped(op),
         )
+
+    def pool(self, op: MaxPool2d | AvgPool2d) -> None:
+        x, same = self.padded(op, op.size)
+        self.graph.pool(
+            "MAX_POOL_2D" if isinstance(op, MaxPool2d) else "AVERAGE_POOL_2D",
+            x,
+            self.activation(op.output),
+            size=op.size,
+            stride=(op.stride, op.stride),
+            same=same,
+            activation=self.clamped(op),
+        )
+
+    def padded(self, op: Convolution | Pool, size: tuple[int, int]) -> tuple[int, bool]:
+        """The input of an op with a window, padded where TFLite needs that, and whether SAME."""
+        source, target = self.plan.tensor(op.input), self.plan.tensor(op.output)
+        x = self.activation(op.input)
+        # After the map, only what the last window reaches matters; without padding SAME is VALID.
+        need = [
+            max((out - 1) * op.stride + each - length, 0)
+            for out, each, length in zip(target.shape[:2], size, source.shape[:2], strict=True)
+        ]
+        outputs = [-(-length // op.stride) for length in source.shape[:2]]
+        before = [op.padding[0], op.padding[1]]
+        if outputs == list(target.shape[:2]) and before == [total // 2 for total in need]:
+            return x, True
+        if not any(op.padding):
+            return x, False
+        if isinstance(op, AvgPool2d):
+            raise ValueError(f"{op.output}: TFLite has no average with padding {op.padding}")
+        top, left, bottom, right = op.padding
+        height, width, channels = source.shape
+        shape = (height + top + bottom, width + left + right, channels)
+        padded = self.like(source, f"{op.output}/padded", shape)
+        edges = [(0, 0), (top, bottom), (left, right), (0, 0)]
+        self.graph.pad(x, edges, padded, -128 if isinstance(op, MaxPool2d) else None)
+        return padded, False
+
+    def clamped(self, op: Convolution | Pool | Add) -> str:
+        """The activation whose clamp the op has (SPEC.md 5.11)."""
+        target = self.plan.tensor(op.output)
+        for name in ("NONE", "RELU", "RELU6"):
+            if op.clamp == activation_clamp(name, target.scale, target.zero_point):
+                return name
+        raise ValueError(f"{op.output}: no activation of TFLite clamps to {op.clamp}")
 
     def mean_max(self, op: MeanMax) -> None:
         source, target = self.plan.tensor(op.input), self.plan.tensor(op.output)
@@ -112,14 +159,21 @@ class _UnitEmitter:
         scaled = self.like(target, f"{op.output}/scaled", shape)
         self.graph.multiply(mean, factor, scaled)
         peak = self.like(target, f"{op.output}/peak", shape)
-        self.graph.maximum(x, source.shape[:2], peak)
+        whole = source.shape[:2]
+        self.graph.pool("MAX_POOL_2D", x, peak, size=whole, stride=whole)
         self.graph.concatenate([scaled, peak], self.activation(op.output))
 
     def shortcut_pad(self, op: ShortcutPad) -> None:
         source, target = self.plan.tensor(op.input), self.plan.tensor(op.output)
         height, width, channels = (*target.shape[:2], source.shape[2])
         picked = self.like(source, f"{op.output}/picked", (height, width, channels))
-        self.graph.subsample(self.activation(op.input), op.stride, picked)
+        self.graph.pool(
+            "AVERAGE_POOL_2D",
+            self.activation(op.input),
+            picked,
+            size=(1, 1),
+            stride=(op.stride, op.stride),
+        )
         scaled = self.like(target, f"{op.output}/scaled", (height, width, channels))
         self.graph.quantize(picked, scaled)
         after = target.shape[2] - channels - op.channels_before
@@ -168,18 +222,23 @@ class _UnitEmitter:
     def emit(self) -> int | None:
         decision = None
         for op in self.unit.ops:
-            if isinstance(op, Conv2d):
+            if isinstance(op, Conv2d | DepthwiseConv2d):
                 self.conv2d(op)
+            elif isinstance(op, MaxPool2d | AvgPool2d):
+                self.pool(op)
             elif isinstance(op, Mean):
                 self.graph.mean(self.activation(op.input), self.activation(op.output))
             elif isinstance(op, MeanMax):
                 self.mean_max(op)
             elif isinstance(op, ShortcutPad):
                 self.shortcut_pad(op)
-            elif isinstance(op, ResidualAdd):
+            elif isinstance(op, Add | ResidualAdd):
                 stream, body = self.activation(op.stream), self.activation(op.input)
-                # Same scale, zero points -128 and 0: RELU's clamp is int8's own (SPEC.md 5.4).
-                self.graph.add(stream, body, self.activation(op.output), relu=True)
+                # A stream that is never negative ends where int8 does (SPEC.md 5.4).
+                positive = self.plan.tensor(op.output).zero_point == -128
+                plain = "RELU" if positive else "NONE"
+                activation = self.clamped(op) if isinstance(op, Add) else plain
+                self.graph.add(stream, body, self.activation(op.output), activation=activation)
             elif isinstance(op, Margin):
                 decision = self.margin(op)
             else:

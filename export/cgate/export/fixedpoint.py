@@ -7,6 +7,9 @@ from numpy.typing import ArrayLike, NDArray
 
 Int64 = NDArray[np.int64]
 
+ADD_SHIFT = 20
+"""Bits by which an addition magnifies both inputs before it rescales them."""
+
 
 def quantize_multiplier(factor: float) -> tuple[int, int]:
     """(multiplier, shift) with factor ~ multiplier * 2^(shift - 31), multiplier in [2^30, 2^31).
@@ -28,6 +31,45 @@ def quantize_multiplier(factor: float) -> tuple[int, int]:
     if shift < -31:
         return 0, 0
     return multiplier, shift
+
+
+def add_multipliers(
+    first: float, second: float, target: float
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """(multiplier, shift) of both inputs and of the output of an addition (SPEC.md 5.10).
+
+    Args:
+        first, second, target: float32 scales of the inputs and of the output.
+
+    Source: Prepare in tensorflow/lite/kernels/add.cc.
+
+    Raises:
+        ValueError: the output's scale is so small that the sum would have to be magnified.
+    """
+    twice = 2 * max(first, second)
+    rescale = twice / ((1 << ADD_SHIFT) * target)
+    if rescale >= 1:
+        raise ValueError(f"scales {first:g} and {second:g} are too large for {target:g}")
+    return (
+        quantize_multiplier(first / twice),
+        quantize_multiplier(second / twice),
+        quantize_multiplier(rescale),
+    )
+
+
+def activation_clamp(name: str, scale: float, zero_point: int) -> tuple[int, int]:
+    """The least and the largest code of an output with this activation (SPEC.md 5.11).
+
+    Args:
+        name: NONE, RELU or RELU6.
+
+    Source: CalculateActivationRangeQuantized in tensorflow/lite/kernels/kernel_util.cc.
+    """
+    low = -128 if name == "NONE" else max(-128, zero_point)
+    if name != "RELU6":
+        return low, 127
+    six = math.floor(float(np.float32(6) / np.float32(scale)) + 0.5)
+    return low, min(127, zero_point + six)
 
 
 def mean_multiplier(factor: float, count: int) -> tuple[int, int]:

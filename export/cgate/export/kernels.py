@@ -15,7 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cgate.core.errors import CgateError
-from cgate.core.plan import Conv2d, Mean, Op, Plan, ResidualAdd, Tensor, Unit, Weights
+from cgate.core.plan import (
+    Conv2d,
+    DepthwiseConv2d,
+    Mean,
+    Op,
+    Plan,
+    ResidualAdd,
+    Tensor,
+    Unit,
+    Weights,
+)
 from cgate.core.targets import Target
 from cgate.export.memory import CODE_ALLOWANCE
 
@@ -209,7 +219,9 @@ def reference(name: str) -> str:
     return name.split("__", 1)[0] + "__ref"
 
 
-def conv_layer(op: Conv2d, tensors: Mapping[str, Tensor], weights: Weights) -> ConvLayer:
+def conv_layer(
+    op: Conv2d | DepthwiseConv2d, tensors: Mapping[str, Tensor], weights: Weights
+) -> ConvLayer:
     """What the kernels of a plan's convolution see."""
     source, target = tensors[op.input], tensors[op.output]
     return ConvLayer(
@@ -233,7 +245,7 @@ def constants_size(plan: Plan, weights: Weights) -> int:
     size = 0
     for unit in plan.units:
         for op in unit.ops:
-            if isinstance(op, Conv2d):
+            if isinstance(op, Conv2d | DepthwiseConv2d):
                 layer = conv_layer(op, tensors, weights)
                 packed = CONV_KERNELS.get(op.kernel)
                 size += layer.plain_size if packed is None else packed.pack(layer).nbytes
@@ -304,7 +316,9 @@ def choose(
         )
     ops = [op for unit in units for op in unit.ops if isinstance(op, Conv2d)]
     layers = {op.output: conv_layer(op, tensors, weights) for op in ops}
-    chosen = _assign(layers, target.flash.size - CODE_ALLOWANCE)
+    others = [op for unit in units for op in unit.ops if isinstance(op, DepthwiseConv2d)]
+    taken = sum(conv_layer(op, tensors, weights).plain_size for op in others)
+    chosen = _assign(layers, target.flash.size - CODE_ALLOWANCE - taken)
 
     def with_kernel(op: Op) -> Op:
         if isinstance(op, Conv2d):

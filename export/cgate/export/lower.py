@@ -25,7 +25,9 @@ from cgate.core.network import (
 )
 from cgate.core.plan import (
     ROUNDING,
+    Addition,
     Conv2d,
+    Convolution,
     Counted,
     Decision,
     Margin,
@@ -366,7 +368,7 @@ def _buffers(lowering: _Lowering) -> tuple[list[Buffer], dict[str, str]]:
             names = [op.input]
             if not isinstance(op, Decision):
                 names.append(op.output)
-            if isinstance(op, ResidualAdd):
+            if isinstance(op, Addition):
                 names.append(op.stream)
             for name in names:
                 if name in outside:
@@ -374,7 +376,7 @@ def _buffers(lowering: _Lowering) -> tuple[list[Buffer], dict[str, str]]:
                 home[name] = buffer_of(name)
                 first.setdefault(home[name], step)
                 last[home[name]] = step
-            if isinstance(op, Conv2d) and op.scratch is not None:
+            if isinstance(op, Convolution) and op.scratch is not None:
                 scratch.append(Buffer(_scratch(op), op.scratch[1], step, step))
             step += 1
     buffers = [
@@ -383,7 +385,7 @@ def _buffers(lowering: _Lowering) -> tuple[list[Buffer], dict[str, str]]:
     return [*buffers, *scratch], home
 
 
-def _scratch(op: Conv2d) -> str:
+def _scratch(op: Convolution) -> str:
     """The name of an op's scratch buffer; no tensor has such a name."""
     return f"{op.output}.scratch"
 
@@ -391,7 +393,7 @@ def _scratch(op: Conv2d) -> str:
 def _place_scratch(unit: Unit, offsets: dict[str, int]) -> Unit:
     ops = [
         replace(op, scratch=(offsets[_scratch(op)], op.scratch[1]))
-        if isinstance(op, Conv2d) and op.scratch is not None
+        if isinstance(op, Convolution) and op.scratch is not None
         else op
         for op in unit.ops
     ]

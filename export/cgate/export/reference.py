@@ -11,18 +11,21 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from cgate.core.plan import (
+    Add,
+    AvgPool2d,
     Conv2d,
     Decision,
+    DepthwiseConv2d,
+    MaxPool2d,
     Mean,
     MeanMax,
     Plan,
-    ResidualAdd,
     ShortcutPad,
     Tensor,
     Unit,
     Weights,
 )
-from cgate.export.fixedpoint import requantize
+from cgate.export.fixedpoint import ADD_SHIFT, requantize
 
 Int8 = NDArray[np.int8]
 
@@ -41,19 +44,63 @@ def _saturate(value: NDArray[np.int64], low: int = -128, high: int = 127) -> Int
     return np.clip(value, low, high).astype(np.int8)
 
 
+def _windows(
+    values: NDArray[Any],
+    size: tuple[int, ...],
+    stride: int,
+    padding: tuple[int, int, int, int],
+    fill: float = 0,
+) -> NDArray[Any]:
+    """All windows of (n, H, W, C) values after padding: (n, H', W', C, height, width)."""
+    top, left, bottom, right = padding
+    edges = ((0, 0), (top, bottom), (left, right), (0, 0))
+    padded = np.pad(values, edges, constant_values=fill)
+    rows_and_columns: Any = (1, 2)  # numpy's annotation knows single axes only
+    return sliding_window_view(padded, size, axis=rows_and_columns)[:, ::stride, ::stride]
+
+
 def conv2d(x: Int8, op: Conv2d, weights: Weights, source: Tensor, target: Tensor) -> Int8:
     """SPEC 5.2 on (n, H, W, C); every sum is exact in float64."""
-    top, left, bottom, right = op.padding
     kernel = weights[op.weights]
     values = x.astype(np.float64) - source.zero_point
-    values = np.pad(values, ((0, 0), (top, bottom), (left, right), (0, 0)))
-    rows_and_columns: Any = (1, 2)  # numpy's annotation knows single axes only
-    windows = sliding_window_view(values, kernel.shape[1:3], axis=rows_and_columns)
-    windows = windows[:, :: op.stride, :: op.stride]  # (n, H', W', C, kh, kw)
+    windows = _windows(values, kernel.shape[1:3], op.stride, op.padding)
     sums = np.tensordot(windows, kernel.astype(np.float64), axes=([3, 4, 5], [3, 1, 2]))
+    return _convolved(sums, op, weights, target)
+
+
+def depthwise_conv2d(
+    x: Int8, op: DepthwiseConv2d, weights: Weights, source: Tensor, target: Tensor
+) -> Int8:
+    """SPEC 5.8 on (n, H, W, C); every sum is exact in float64."""
+    kernel = weights[op.weights][0].astype(np.float64)
+    values = x.astype(np.float64) - source.zero_point
+    windows = _windows(values, kernel.shape[:2], op.stride, op.padding)
+    windows = windows.repeat(kernel.shape[2] // x.shape[3], axis=3)
+    return _convolved(np.einsum("nhwcij,ijc->nhwc", windows, kernel), op, weights, target)
+
+
+def _convolved(
+    sums: NDArray[np.float64], op: Conv2d | DepthwiseConv2d, weights: Weights, target: Tensor
+) -> Int8:
     accumulator = sums.astype(np.int64) + weights[op.bias]
     scaled = requantize(accumulator, weights[op.multiplier], weights[op.shift])
     return _saturate(scaled + target.zero_point, *op.clamp)
+
+
+def max_pool2d(x: Int8, op: MaxPool2d) -> Int8:
+    """SPEC 5.9 on (n, H, W, C)."""
+    windows = _windows(x.astype(np.int64), op.size, op.stride, op.padding, -128)
+    return _saturate(windows.max(axis=(4, 5)), *op.clamp)
+
+
+def avg_pool2d(x: Int8, op: AvgPool2d) -> Int8:
+    """SPEC 5.9 on (n, H, W, C)."""
+    sums = _windows(x.astype(np.int64), op.size, op.stride, op.padding).sum(axis=(4, 5))
+    ones = np.ones((1, *x.shape[1:3], 1), np.int64)
+    counts = _windows(ones, op.size, op.stride, op.padding).sum(axis=(4, 5))
+    # Divides toward zero, as C does.
+    means = np.sign(sums) * ((np.abs(sums) + counts // 2) // counts)
+    return _saturate(means, *op.clamp)
 
 
 def mean(x: Int8, op: Mean, source: Tensor, target: Tensor) -> Int8:
@@ -83,6 +130,16 @@ def residual_add(stream: Int8, body: Int8) -> Int8:
     return _saturate(stream.astype(np.int64) + body)
 
 
+def add(x: Int8, stream: Int8, op: Add, sources: tuple[Tensor, Tensor], target: Tensor) -> Int8:
+    """SPEC 5.10; `sources` are the tensors of `x` and of `stream`."""
+    total = np.zeros(x.shape, np.int64)
+    for i, (value, source) in enumerate(zip((x, stream), sources, strict=True)):
+        magnified = (value.astype(np.int64) - source.zero_point) << ADD_SHIFT
+        total += requantize(magnified, op.multiplier[i], op.shift[i])
+    scaled = requantize(total, op.multiplier[2], op.shift[2])
+    return _saturate(scaled + target.zero_point, *op.clamp)
+
+
 def run_unit(
     plan: Plan, weights: Weights, unit: Unit, inputs: Mapping[str, Int8]
 ) -> dict[str, Int8]:
@@ -103,12 +160,21 @@ def run_unit(
         x = values[op.input]
         if isinstance(op, Conv2d):
             y = conv2d(x, op, weights, source, target)
+        elif isinstance(op, DepthwiseConv2d):
+            y = depthwise_conv2d(x, op, weights, source, target)
+        elif isinstance(op, MaxPool2d):
+            y = max_pool2d(x, op)
+        elif isinstance(op, AvgPool2d):
+            y = avg_pool2d(x, op)
         elif isinstance(op, Mean):
             y = mean(x, op, source, target)
         elif isinstance(op, MeanMax):
             y = mean_max(x, op, source)
         elif isinstance(op, ShortcutPad):
             y = shortcut_pad(x, op, source, target)
+        elif isinstance(op, Add):
+            sources = source, plan.tensor(op.stream)
+            y = add(x, values[op.stream], op, sources, target)
         else:
             y = residual_add(values[op.stream], x)
         values[op.output] = made[op.output] = y
@@ -188,9 +254,7 @@ def walk(plan: Plan, x: Int8, gates: str, run_unit: RunUnit) -> Iterator[UnitRun
         chosen = np.flatnonzero(running)
         if unit.condition is not None:
             # A body writes over its stream; images that skip it keep the stream as it is.
-            add = unit.ops[-1]
-            assert isinstance(add, ResidualAdd)
-            values[unit.output] = values[add.stream].copy()
+            values[unit.output] = values[unit.stream].copy()
         if len(chosen) == 0:
             continue
         output, decision = run_unit(unit, {name: values[name][chosen] for name in unit.inputs})

@@ -59,8 +59,9 @@ class Subgraph:
         scale: ArrayLike | None = None,
         zero_point: int = 0,
         data: NDArray[Any] | None = None,
+        axis: int = 0,
     ) -> int:
-        """Add a tensor; `data` makes it a constant, an array of scales is per axis 0."""
+        """Add a tensor; `data` makes it a constant, an array of scales is along `axis`."""
         tensor = schema.TensorT()
         tensor.name = name
         tensor.shape = [int(n) for n in shape]
@@ -71,7 +72,7 @@ class Subgraph:
             quantization = schema.QuantizationParametersT()
             quantization.scale = np.atleast_1d(np.asarray(scale, np.float32))
             quantization.zeroPoint = np.full(quantization.scale.shape, zero_point, np.int64)
-            quantization.quantizedDimension = 0
+            quantization.quantizedDimension = axis
             tensor.quantization = quantization
         if data is not None:
             buffer = _AlignedBuffer()
@@ -110,26 +111,60 @@ class Subgraph:
         *,
         stride: int,
         same: bool,
-        relu: bool,
+        activation: str,
     ) -> None:
-        """CONV_2D; `same` pads as TensorFlow's SAME, else VALID."""
+        """CONV_2D; `same` pads as TensorFlow's SAME, else VALID. For `activation` see add."""
         options = schema.Conv2DOptionsT()
-        options.padding = schema.Padding.SAME if same else schema.Padding.VALID
+        options.padding = _padding(same)
         options.strideH = options.strideW = stride
         options.dilationHFactor = options.dilationWFactor = 1
-        options.fusedActivationFunction = _activation(relu)
+        options.fusedActivationFunction = _activation(activation)
         self._operator("CONV_2D", [x, weights, bias], output, options, 3)
 
-    def pad(self, x: int, paddings: Sequence[tuple[int, int]], output: int) -> None:
-        """PAD with the tensor's zero point; (before, after) per axis."""
-        name = f"{self._graph.tensors[output].name}/paddings"
-        amounts = self.tensor(name, (len(paddings), 2), np.int32, data=np.array(paddings, np.int32))
-        self._operator("PAD", [x, amounts], output, schema.PadOptionsT(), 2)
+    def depthwise_conv2d(
+        self,
+        x: int,
+        weights: int,
+        bias: int,
+        output: int,
+        *,
+        stride: int,
+        same: bool,
+        activation: str,
+    ) -> None:
+        """DEPTHWISE_CONV_2D, with the arguments of `conv2d`; weights (1, kh, kw, out)."""
+        options = schema.DepthwiseConv2DOptionsT()
+        options.padding = _padding(same)
+        options.strideH = options.strideW = stride
+        options.dilationHFactor = options.dilationWFactor = 1
+        tensors = self._graph.tensors
+        options.depthMultiplier = tensors[output].shape[3] // tensors[x].shape[3]
+        options.fusedActivationFunction = _activation(activation)
+        self._operator("DEPTHWISE_CONV_2D", [x, weights, bias], output, options, 3)
 
-    def add(self, a: int, b: int, output: int, *, relu: bool) -> None:
-        """ADD with optional fused RELU."""
+    def pad(
+        self, x: int, paddings: Sequence[tuple[int, int]], output: int, value: int | None = None
+    ) -> None:
+        """PAD with the tensor's zero point, or PADV2 with a code; (before, after) per axis."""
+        padded = self._graph.tensors[output]
+        name = f"{padded.name}/paddings"
+        amounts = self.tensor(name, (len(paddings), 2), np.int32, data=np.array(paddings, np.int32))
+        if value is None:
+            self._operator("PAD", [x, amounts], output, schema.PadOptionsT(), 2)
+            return
+        code = self.tensor(
+            f"{padded.name}/value",
+            (),
+            scale=padded.quantization.scale[0],
+            zero_point=int(padded.quantization.zeroPoint[0]),
+            data=np.array(value, np.int8),
+        )
+        self._operator("PADV2", [x, amounts, code], output, schema.PadV2OptionsT(), 2)
+
+    def add(self, a: int, b: int, output: int, *, activation: str) -> None:
+        """ADD; `activation` is one of NONE, RELU, RELU6."""
         options = schema.AddOptionsT()
-        options.fusedActivationFunction = _activation(relu)
+        options.fusedActivationFunction = _activation(activation)
         self._operator("ADD", [a, b], output, options, 2)
 
     def mean(self, x: int, output: int) -> None:
@@ -140,35 +175,37 @@ class Subgraph:
         options.keepDims = True
         self._operator("MEAN", [x, axes], output, options, 2)
 
-    def maximum(self, x: int, size: tuple[int, int], output: int) -> None:
-        """MAX_POOL_2D over windows of this height and width, at the same stride."""
+    def pool(
+        self,
+        builtin: str,
+        x: int,
+        output: int,
+        *,
+        size: tuple[int, int],
+        stride: tuple[int, int],
+        same: bool = False,
+        activation: str = "NONE",
+    ) -> None:
+        """MAX_POOL_2D or AVERAGE_POOL_2D; size and stride are (height, width)."""
         options = schema.Pool2DOptionsT()
-        options.padding = schema.Padding.VALID
-        options.strideH, options.strideW = options.filterHeight, options.filterWidth = size
-        options.fusedActivationFunction = _activation(False)
-        self._operator("MAX_POOL_2D", [x], output, options, 2)
+        options.padding = _padding(same)
+        options.filterHeight, options.filterWidth = size
+        options.strideH, options.strideW = stride
+        options.fusedActivationFunction = _activation(activation)
+        self._operator(builtin, [x], output, options, 2)
 
     def multiply(self, a: int, b: int, output: int) -> None:
         """MUL, elementwise; an axis of length 1 is repeated."""
         options = schema.MulOptionsT()
-        options.fusedActivationFunction = _activation(False)
+        options.fusedActivationFunction = _activation("NONE")
         self._operator("MUL", [a, b], output, options, 2)
 
     def concatenate(self, parts: Sequence[int], output: int) -> None:
         """CONCATENATION along the channels; all at one scale."""
         options = schema.ConcatenationOptionsT()
         options.axis = 3
-        options.fusedActivationFunction = _activation(False)
+        options.fusedActivationFunction = _activation("NONE")
         self._operator("CONCATENATION", parts, output, options, 2)
-
-    def subsample(self, x: int, stride: int, output: int) -> None:
-        """Every stride-th pixel: AVERAGE_POOL_2D over 1x1 windows."""
-        options = schema.Pool2DOptionsT()
-        options.padding = schema.Padding.VALID
-        options.strideH = options.strideW = stride
-        options.filterHeight = options.filterWidth = 1
-        options.fusedActivationFunction = _activation(False)
-        self._operator("AVERAGE_POOL_2D", [x], output, options, 2)
 
     def quantize(self, x: int, output: int) -> None:
         """QUANTIZE from int8 to int8: another scale."""
@@ -258,8 +295,13 @@ class Subgraph:
         return entry
 
 
-def _activation(relu: bool) -> int:
-    kind: int = schema.ActivationFunctionType.RELU if relu else schema.ActivationFunctionType.NONE
+def _activation(name: str) -> int:
+    kind: int = getattr(schema.ActivationFunctionType, name)
+    return kind
+
+
+def _padding(same: bool) -> int:
+    kind: int = schema.Padding.SAME if same else schema.Padding.VALID
     return kind
 
 

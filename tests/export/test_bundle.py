@@ -50,11 +50,17 @@ def test_bundle_reads_back_as_the_same_plan(checkpoint: Checkpoint, tmp_path: Pa
     assert len([name for name in files if name.startswith("units/")]) == len(plan.units)
 
 
-def test_same_bytes_in_another_process_and_folder(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_same_bytes_in_another_process_and_folder(tmp_path: Path) -> None:
+    """Every format, of a network with all that has names: gates, exits, packed weights."""
+    pytest.importorskip("onnx", reason='onnx is missing: pip install "cgate[onnx]"')
+    network = small_network(gate_downsampling=True, exits=("s1b0", "s2b1"))
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", network)
     program = (
         "import sys; from pathlib import Path; from cgate.core.targets import find_target;"
         "from cgate.export.bundle import export_checkpoint;"
-        "export_checkpoint(Path(sys.argv[1]), Path('out'), find_target('cortex-m4'))"
+        "export_checkpoint(Path(sys.argv[1]), Path('out'), find_target('cortex-m4'), onnx=True);"
+        "heavy = ('torch', 'tensorflow', 'keras', 'jax', 'onnxruntime', 'tflite_runtime');"
+        "assert not sys.modules.keys() & set(heavy), 'export needs none of these'"
     )
     outputs = []
     for seed in ("1", "2"):
@@ -69,6 +75,8 @@ def test_same_bytes_in_another_process_and_folder(checkpoint: Checkpoint, tmp_pa
         subprocess.run(command, cwd=folder, env=environment, check=True, timeout=60)
         outputs.append(contents(folder / "out"))
     assert outputs[0] == outputs[1]
+    for ending in (".json", ".npz", ".c", ".h", ".tflite", ".onnx", ".txt"):
+        assert any(name.endswith(ending) for name in outputs[0]), ending
     text = b"".join(outputs[0].values())
     assert str(tmp_path).encode() not in text
 

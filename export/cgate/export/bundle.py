@@ -14,6 +14,7 @@ from cgate.core.plan import PLAN, Plan, Unit, plan_files, plan_sha256
 from cgate.core.progress import Progress, Silent
 from cgate.core.targets import Target, all_targets, size_text
 from cgate.export.emit_c import check_name, emit_c
+from cgate.export.emit_onnx import emit_onnx, require_onnx
 from cgate.export.emit_tflite import emit_tflite
 from cgate.export.emit_tflite_network import NETWORK_FILE, emit_tflite_network
 from cgate.export.kernels import constants_size
@@ -26,11 +27,15 @@ README = """\
 plan.json, weights.npz   every integer of the network; the source of everything below
 c/                       C11 for the firmware library of cgate: {name}_run() is one inference
 model.tflite             the whole network in int8; a skipped body is a branch of IF not taken
-units/                   one int8 .tflite per unit; all exact under TFLite's reference kernels
-
+units/*.tflite           one per unit; all of them exact under TFLite's reference kernels
+{onnx}
   cgate build .          compile and link for {target}
   cgate run .            run images under QEMU
   cgate verify .         compare reference, TFLite, host C and QEMU bit for bit
+"""
+
+ONNX_README = """\
+model.onnx, units/*.onnx the float network, with If, and its units: close, not exact
 """
 
 
@@ -145,17 +150,21 @@ def export_checkpoint(
     threshold: float = THRESHOLD,
     ranges: str = "minmax",
     kernels: str = "auto",
+    onnx: bool = False,
     progress: Progress | None = None,
 ) -> Summary:
-    """Write the bundle of a checkpoint: plan, C, TFLite units, a README.
+    """Write the bundle of a checkpoint: plan, C, TFLite, a README, and ONNX if asked for.
 
     The folder appears only when everything is written; an older bundle there is replaced.
 
     Raises:
-        CgateError: bad checkpoint, name or threshold; the target is too small; cannot write.
+        CgateError: bad checkpoint, name or threshold; the target is too small; cannot write; the
+            package onnx is needed and missing.
     """
     progress = progress or Silent()
     check_name(name)
+    if onnx:
+        require_onnx()
     progress.start("export", 4)
     checkpoint = load_checkpoint(checkpoint_folder)
     progress.advance(note="checkpoint read")
@@ -170,7 +179,14 @@ def export_checkpoint(
     files |= {f"c/{path}": text.encode() for path, text in emit_c(plan, weights, digest).items()}
     files |= emit_tflite(plan, weights)
     files[NETWORK_FILE] = emit_tflite_network(plan, weights)
-    readme = README.format(name=plan.name, network=plan.network.name, target=target.name)
+    if onnx:
+        files |= emit_onnx(plan, checkpoint)
+    readme = README.format(
+        name=plan.name,
+        network=plan.network.name,
+        target=target.name,
+        onnx=ONNX_README if onnx else "",
+    )
     files["README.txt"] = readme.encode()
     progress.advance(note="emitted")
     with replaced_folder(out, PLAN) as folder:

@@ -70,6 +70,7 @@ PACKAGES = (
     _Package("ai-edge-litert", "2.3.0", "2.3.1", "", "export, verify"),
     _Package("torch", "2.4", "", "train", "train, calibrate"),
     _Package("tflite-runtime", "2.14.0", "2.14.1", "golden", "verify"),
+    _Package("onnx", "1.15", "", "onnx", "export --onnx"),
     _Package("scikit-learn", "1.4", "", "demo", "data set digits"),
 )
 

@@ -47,6 +47,7 @@ from cgate.host_tools.commands.options import FOLDER, target_option
     show_default=True,
     help="auto: the fastest that fit; dsp: the same, on a core with DSP only; ref: portable C.",
 )
+@click.option("--onnx", is_flag=True, help="Write the float network as ONNX too, with If.")
 def command(
     source: Path | None,
     checkpoint: Path | None,
@@ -56,8 +57,9 @@ def command(
     threshold: float,
     ranges: str,
     kernels: str,
+    onnx: bool,
 ) -> Outcome:
-    """Turn the checkpoint SOURCE into an int8 bundle: plan, C and TFLite units.
+    """Turn the checkpoint SOURCE into an int8 bundle: plan, C and TFLite.
 
     Needs neither data nor torch. The same checkpoint gives the same bytes on every machine.
     """
@@ -75,6 +77,7 @@ def command(
         threshold=threshold,
         ranges=ranges,
         kernels=kernels,
+        onnx=onnx,
         progress=progress(),
     )
     return Outcome(summary.to_json(), summary.lines())

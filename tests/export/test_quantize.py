@@ -6,11 +6,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from cgate.core.checkpoint import Range
 from cgate.core.errors import CgateError
+from cgate.core.histogram import Histogram
 from cgate.export.fold import FloatConv
 from cgate.export.quantize import (
     MAX_BIAS,
+    RANGE_CHOICES,
+    SHRINK,
+    RangeTable,
     Scale,
     gate_threshold,
     quantize_conv,
@@ -97,3 +103,66 @@ def test_a_factor_beyond_the_multiplier_is_a_clear_error() -> None:
     conv = FloatConv(np.full((1, 1, 1, 4), 1e30), np.zeros(1))
     with pytest.raises(CgateError, match="layer: its weights are too large"):
         quantize_conv(conv, Scale(0.02, -128), Scale(0.05, 0), "layer")
+
+
+def outliers() -> tuple[NDArray[np.float64], Histogram, dict[str, Range]]:
+    """Values of a tensor, few of them far out, as a checkpoint records them."""
+    values = np.random.default_rng(0).normal(0, 1, 200_000)
+    values[:3] = (9.0, -9.5, 10.0)
+    places = np.floor(values * 32).astype(np.int64)
+    counts = np.bincount(places - places.min())
+    low, high = np.quantile(values, (1e-4, 1 - 1e-4))
+    span = Range(float(values.min()), float(values.max()), float(low), float(high))
+    return values, Histogram(-5, int(places.min()), counts, 0), {"open": span}
+
+
+def rounding_error(values: NDArray[np.float64], step: float, low: int, high: int) -> float:
+    return float(np.mean((np.clip(np.rint(values / step), low, high) * step - values) ** 2))
+
+
+def test_choices_give_what_they_say() -> None:
+    values, histogram, patterns = outliers()
+    ends = {}
+    for choice in RANGE_CHOICES:
+        table = RangeTable({"t": patterns}, {"t": histogram}, choice, "ranges.json")
+        ends[choice] = table("t")
+        assert table.widest("t") == (values.min(), values.max())
+    assert ends["minmax"] == (values.min(), values.max())
+    assert ends["percentile"] == (patterns["open"].low_quantile, patterns["open"].high_quantile)
+    errors = {}
+    for choice, (low, high) in ends.items():
+        scale = signed_scale(low, high)
+        errors[choice] = rounding_error(
+            values, scale.scale, -128 - scale.zero_point, 127 - scale.zero_point
+        )
+    assert errors["mse"] < min(errors["percentile"], errors["minmax"])
+
+
+@pytest.mark.parametrize("spread", [0.2, 1.0, 3.0])
+def test_a_stream_gets_the_scale_with_the_least_error(spread: float) -> None:
+    values, histogram, patterns = outliers()
+    wide = Histogram(-5, 0, np.full(int(320 * spread), 10, np.int64), 100)
+    high = wide.width * len(wide.counts)
+    ranges = {"s": {"open": Range(0.0, high, 0.0, high)}, "f": patterns}
+    table = RangeTable(ranges, {"s": wide, "f": histogram}, "mse", "ranges.json")
+    found = table.stream(["s"], ["f"]).scale
+    stream = np.repeat(wide.centres, 10)
+    stream = np.concatenate([stream, np.zeros(100)])
+    widest = stream_scale([high], [(values.min(), values.max())]).scale
+
+    def error(step: float) -> float:
+        return rounding_error(stream, step, 0, 255) + rounding_error(values, step, -128, 127)
+
+    assert error(found) <= min(error(factor * widest) for factor in SHRINK) * 1.03
+
+
+def test_mse_needs_histograms_and_says_how_to_get_them() -> None:
+    _, _, patterns = outliers()
+    table = RangeTable({"t": patterns}, {}, "mse", "run/ranges.json")
+    with pytest.raises(CgateError, match=r"run/ranges\.json holds no histogram of t") as caught:
+        table("t")
+    assert "cgate calibrate" in caught.value.hint
+    with pytest.raises(CgateError, match="no range for tensor x"):
+        table("x")
+    with pytest.raises(CgateError, match="none of minmax, percentile, mse"):
+        RangeTable({}, {}, "quantile", "ranges.json")

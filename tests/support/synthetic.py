@@ -9,6 +9,7 @@ from safetensors.numpy import save
 
 from cgate.core.checkpoint import CARD, RANGES, WEIGHTS, Checkpoint, load_checkpoint, weight_shapes
 from cgate.core.files import write_bytes, write_json
+from cgate.core.histogram import Histogram
 from cgate.core.network import Block, Conv, Exit, Gate, Network
 from cgate.export.fold import FloatConv, fold
 
@@ -162,5 +163,14 @@ def write_checkpoint(
         ends = (values_.min(), values_.max(), low, high)
         fields = ("low", "high", "low_quantile", "high_quantile")
         tensors[name] = {"open": {k: float(v) for k, v in zip(fields, ends, strict=True)}}
-    write_json(folder / RANGES, {"schema": 1, "tensors": tensors})
+    histograms = {name: _histogram(array).to_json() for name, array in values.items()}
+    write_json(folder / RANGES, {"schema": 1, "tensors": tensors, "histograms": histograms})
     return load_checkpoint(folder)
+
+
+def _histogram(values: Float) -> Histogram:
+    nonzero = values[values != 0]
+    exponent = int(np.ceil(np.log2(np.abs(values).max() / 256 + 1e-9)))
+    places = np.floor(nonzero / 2.0**exponent).astype(np.int64)
+    first = int(places.min(initial=0))
+    return Histogram(exponent, first, np.bincount(places - first), values.size - nonzero.size)

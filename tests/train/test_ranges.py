@@ -16,12 +16,13 @@ from torch import Tensor
 from cgate.core.checkpoint import PATTERNS, load_checkpoint
 from cgate.core.data import Dataset, Split
 from cgate.core.errors import CgateError
+from cgate.core.histogram import BINS, histogram_from_json, merge
 from cgate.core.network import Gate
 from cgate.train import ranges
 from cgate.train.gates import all_open
 from cgate.train.models import GatedResNet
 from cgate.train.networks import Task, build_network
-from cgate.train.ranges import TailValues, calibrate, load_model, measure_ranges
+from cgate.train.ranges import TailValues, calibrate, histogram, load_model, measure_ranges
 
 NETWORK = build_network(
     "resnet8", Task((8, 8, 1), 3, 128, 64), width=0.25, gate=Gate("controller", 2)
@@ -54,6 +55,35 @@ def test_no_values_have_no_range() -> None:
     assert tails.range() is None
 
 
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.integers(1, 3000), min_size=1, max_size=4),
+    st.integers(0, 1000),
+    st.floats(1e-6, 1e6),
+    st.booleans(),
+)
+def test_histograms_count_every_value_in_its_bin(
+    sizes: list[int], seed: int, size: float, relu: bool
+) -> None:
+    random = np.random.default_rng(seed)
+    parts = [(random.standard_normal(n) * size).astype(np.float32) for n in sizes]
+    parts = [np.maximum(part, 0) if relu else part for part in parts]
+    found = merge(histogram(torch.from_numpy(part)) for part in parts)
+    values = np.concatenate(parts).astype(np.float64)
+    assert found.zeros == int((values == 0).sum()) and len(found.counts) <= BINS
+    ends = (found.first + np.arange(len(found.counts) + 1)) * found.width
+    counts, _ = np.histogram(values[values != 0], np.append(ends, np.inf))
+    assert counts[:-1].tolist() == found.counts.tolist()
+    if len(np.unique(values)) > 2:
+        assert found.width <= 8 * (values.max() - values.min()) / BINS
+
+
+def test_a_tensor_of_zeros_or_of_one_value_has_a_histogram() -> None:
+    assert histogram(torch.zeros(5)).total == 5
+    one = histogram(torch.full((7,), -2.5))
+    assert one.total == 7 and abs(one.centres[one.counts.argmax()] + 2.5) < 1e-4
+
+
 def dataset(count: int = 30) -> Dataset:
     random = np.random.default_rng(0)
     split = Split(random.integers(0, 256, (count, 8, 8, 1), np.uint8), np.zeros(count, np.int64))
@@ -72,12 +102,15 @@ def test_ranges_are_the_extremes_of_the_tensors() -> None:
             all_open,
             lambda name, values, ran: seen.update({name: values}),
         )
-    assert found["tensors"].keys() == seen.keys()
+    assert found["tensors"].keys() == found["histograms"].keys() == seen.keys()
     for name, values in seen.items():
         opened = found["tensors"][name]["open"]
         assert opened["low"] == pytest.approx(values.min().item(), rel=1e-5, abs=1e-6)
         assert opened["high"] == pytest.approx(values.max().item(), rel=1e-5, abs=1e-6)
         assert opened["low"] <= opened["low_quantile"] <= opened["high_quantile"]
+        # Of all three patterns; bodies count in two or three of them, by the gates' decisions.
+        total = histogram_from_json(found["histograms"][name], name).total
+        assert values.numel() < total <= 3 * values.numel()
 
 
 def test_bodies_count_only_where_they_run() -> None:

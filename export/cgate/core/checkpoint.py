@@ -17,6 +17,7 @@ from safetensors.numpy import load
 
 from cgate.core.errors import CgateError
 from cgate.core.files import read_json, sha256
+from cgate.core.histogram import Histogram, histogram_from_json
 from cgate.core.network import Block, Conv, Network, network_from_json
 
 CARD = "card.json"
@@ -49,6 +50,8 @@ class Checkpoint:
     Args:
         card: card.json as parsed (recipe, data, accuracies, open rates).
         weights: float32 arrays by torch name.
+        histograms: of each tensor's values over all gate patterns; empty in a checkpoint whose
+            ranges were taken before they were kept.
         source_sha256: hash over the three files that export reads.
     """
 
@@ -57,6 +60,7 @@ class Checkpoint:
     network: Network
     weights: Mapping[str, NDArray[np.float32]]
     ranges: Ranges
+    histograms: Mapping[str, Histogram]
     source_sha256: str
 
 
@@ -161,6 +165,15 @@ def _ranges(value: Any, where: str) -> dict[str, dict[str, Range]]:
     return ranges
 
 
+def _histograms(value: Any, where: str) -> dict[str, Histogram]:
+    if not isinstance(value, dict):
+        raise CgateError(f"{where}: 'histograms' is no object", "run `cgate calibrate` again")
+    return {
+        name: histogram_from_json(each, f"{where}: histograms.{name}")
+        for name, each in value.items()
+    }
+
+
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Read and check a checkpoint folder.
 
@@ -214,10 +227,10 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     foreign = sorted(weights.keys() - shapes.keys())
     if foreign:
         raise CgateError(f"{path}: {foreign[0]} belongs to no layer of {network.name}")
-    ranges = _ranges(
-        read_json(folder / RANGES, "the checkpoint's activation ranges"), str(folder / RANGES)
-    )
+    stored = read_json(folder / RANGES, "the checkpoint's activation ranges")
+    ranges = _ranges(stored, str(folder / RANGES))
+    histograms = _histograms(stored.get("histograms", {}), str(folder / RANGES))
     files = b"".join(
         sha256((folder / name).read_bytes()).encode() for name in (CARD, WEIGHTS, RANGES)
     )
-    return Checkpoint(folder, card, network, weights, ranges, sha256(files))
+    return Checkpoint(folder, card, network, weights, ranges, histograms, sha256(files))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cgate.core.checkpoint import Checkpoint
+from cgate.core.checkpoint import RANGES, Checkpoint
 from cgate.core.errors import CgateError
 from cgate.core.gates import GATE_KINDS
 from cgate.core.network import (
@@ -48,6 +48,7 @@ from cgate.export.fold import FloatConv, fold
 from cgate.export.kernels import choose, without_largest_scratch
 from cgate.export.memory import STACK_ALLOWANCE, Buffer, place
 from cgate.export.quantize import (
+    DEFAULT_RANGES,
     RangeTable,
     Scale,
     as_float32,
@@ -56,7 +57,6 @@ from cgate.export.quantize import (
     quantize_conv,
     relu_scale,
     signed_scale,
-    stream_scale,
 )
 
 LOGIT_SCALE = Scale(1 / 32, 0)  # gate logits of -4 .. 4: sigmoid from 0.018 to 0.982
@@ -123,13 +123,12 @@ def _stages(
         groups[-1][1].append(block)
     stages = []
     for names, members in groups:
-        highs = [ranges(name)[1] for name in names]
         bodies = [
-            ranges(f"{block.name}.conv{len(block.body)}")
+            f"{block.name}.conv{len(block.body)}"
             for block in members
             if settled.get(block.name, True)
         ]
-        stages.append(_Stage(stream_scale(highs, bodies), tuple(members)))
+        stages.append(_Stage(ranges.stream(names, bodies), tuple(members)))
     return stages
 
 
@@ -406,7 +405,7 @@ def lower(
     *,
     name: str = "model",
     threshold: float = 0.45,
-    ranges: str = "minmax",
+    ranges: str = DEFAULT_RANGES,
     kernels: str = "auto",
 ) -> tuple[Plan, Weights]:
     """Make the plan of a checkpoint for a target.
@@ -425,7 +424,9 @@ def lower(
     """
     network = checkpoint.network
     _check_supported(network)
-    table = RangeTable(checkpoint.ranges, ranges, str(checkpoint.folder / "ranges.json"))
+    table = RangeTable(
+        checkpoint.ranges, checkpoint.histograms, ranges, str(checkpoint.folder / RANGES)
+    )
     gate_threshold(threshold, LOGIT_SCALE)  # refused here, also where no gate is left
     settled = _settled(checkpoint, threshold)
     lowering = _Lowering(fold(checkpoint), table, threshold, settled)
@@ -435,8 +436,9 @@ def lower(
     stem = lowering.conv("stem", INPUT, STEM, network.stem, stages[0].scale)
     stream = lowering.unit("stem", "stem", (INPUT,), [stem])
     exits = {each.block: each for each in network.exits}
-    # One scale for all answers: the output means the same whoever gave it.
-    ends = [table(f"{block}.exit.logits") for block in exits] + [table(LOGITS)]
+    # One scale for all answers: the output means the same whoever gave it. Nothing is clipped:
+    # two classes at the same limit would be a tie.
+    ends = [table.widest(name) for name in (*(f"{b}.exit.logits" for b in exits), LOGITS)]
     answers = signed_scale(min(low for low, _ in ends), max(high for _, high in ends))
     for stage in stages:
         for block in stage.blocks:

@@ -1,18 +1,24 @@
 """From ranges and float weights to int8: scales, zero points, weights, biases, multipliers."""
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cgate.core.checkpoint import Range, Ranges
 from cgate.core.errors import CgateError
+from cgate.core.histogram import Histogram
 from cgate.export.fixedpoint import quantize_multiplier
 from cgate.export.fold import FloatConv
 
-RANGE_CHOICES = ("minmax", "quantile")
+RANGE_CHOICES = ("minmax", "percentile", "mse")
+DEFAULT_RANGES = "mse"
+
+SHRINK = tuple(percent / 100 for percent in range(100, 19, -2))
+"""Factors of the observed range among which the choice mse looks for the least error."""
+
 ZERO_RELU = -128  # zero point of tensors that are never negative: all 256 codes are used
 
 # A bias is kept below 2^23 steps: exact to 24 bits and far from int32's end.
@@ -35,31 +41,88 @@ class Scale:
 
 
 class RangeTable:
-    """The widest observed range of each tensor over all gate patterns."""
+    """Which range each tensor gets, from what was observed over all gate patterns (SPEC.md 5.6).
 
-    def __init__(self, ranges: Ranges, choice: str, where: str) -> None:
+    Args:
+        choice: one of RANGE_CHOICES.
+        where: path of the ranges' file, for errors.
+    """
+
+    def __init__(
+        self, ranges: Ranges, histograms: Mapping[str, Histogram], choice: str, where: str
+    ) -> None:
         if choice not in RANGE_CHOICES:
             raise CgateError(
-                f"range choice {choice!r} is none of {', '.join(RANGE_CHOICES)}", "--ranges minmax"
+                f"range choice {choice!r} is none of {', '.join(RANGE_CHOICES)}",
+                f"--ranges {DEFAULT_RANGES}",
             )
         self._ranges = ranges
+        self._histograms = histograms
         self._choice = choice
         self._where = where
 
-    def _ends(self, each: Range) -> tuple[float, float]:
-        if self._choice == "minmax":
-            return each.low, each.high
-        return each.low_quantile, each.high_quantile
-
-    def __call__(self, name: str) -> tuple[float, float]:
-        """(low, high) of tensor `name`."""
+    def _patterns(self, name: str) -> Collection[Range]:
         patterns: Mapping[str, Range] = self._ranges.get(name, {})
         if not patterns:
             raise CgateError(
                 f"{self._where}: no range for tensor {name}", "run `cgate calibrate` again"
             )
-        ends = [self._ends(each) for each in patterns.values()]
-        return min(low for low, _ in ends), max(high for _, high in ends)
+        return patterns.values()
+
+    def _histogram(self, name: str) -> Histogram:
+        if name not in self._histograms:
+            raise CgateError(
+                f"{self._where} holds no histogram of {name}, which the range choice mse needs: "
+                "it was made by an older cgate",
+                "run `cgate calibrate` on the checkpoint, or choose --ranges minmax",
+            )
+        return self._histograms[name]
+
+    def widest(self, name: str) -> tuple[float, float]:
+        """(low, high): the extremes of `name`, whatever the choice."""
+        ends = self._patterns(name)
+        return min(each.low for each in ends), max(each.high for each in ends)
+
+    def __call__(self, name: str) -> tuple[float, float]:
+        """(low, high) of tensor `name`."""
+        low, high = self.widest(name)
+        if self._choice == "percentile":
+            ends = self._patterns(name)
+            return min(each.low_quantile for each in ends), max(each.high_quantile for each in ends)
+        if self._choice == "mse":
+            histogram = self._histogram(name)
+            floor, ceiling = min(low, 0.0), max(high, 0.0)
+            step = _span(ceiling - floor) / 255
+            least = round(floor / step)
+
+            def error(shrunk: float) -> float:
+                return histogram.squared_error(shrunk * step, least, least + 255)
+
+            factor = min(SHRINK, key=error)
+            return low * factor, high * factor
+        return low, high
+
+    def stream(self, names: Iterable[str], bodies: Iterable[str]) -> Scale:
+        """The scale of a stage's stream.
+
+        Args:
+            names: the tensors of the stream.
+            bodies: every F that is added to it.
+        """
+        names, bodies = list(names), list(bodies)
+        if self._choice != "mse":
+            return stream_scale([self(name)[1] for name in names], [self(name) for name in bodies])
+        widest = stream_scale(
+            [self.widest(name)[1] for name in names], [self.widest(name) for name in bodies]
+        )
+        codes = [(self._histogram(name), 0, 255) for name in names]
+        codes += [(self._histogram(name), -128, 127) for name in bodies]
+
+        def error(factor: float) -> float:
+            step = factor * widest.scale
+            return sum(each.squared_error(step, low, high) for each, low, high in codes)
+
+        return replace(widest, scale=as_float32(min(SHRINK, key=error) * widest.scale))
 
 
 def _span(width: float) -> float:

@@ -40,6 +40,7 @@ COMMANDS = {
     "build": "Compile a bundle for its target or for this machine.",
     "run": "Run test images through the built firmware and record a trace.",
     "verify": "Compare the parts of a bundle bit for bit.",
+    "fidelity": "Say what int8 changes against the float network.",
     "report": "Write a self-contained HTML report of a bundle's runs.",
     "demo": "Do all of it: train, export, build, run, verify, report.",
     "targets": "List the boards and emulated machines.",

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
@@ -15,6 +16,7 @@ from cgate.core.checkpoint import CARD, PATTERNS, RANGES, SCHEMA, WEIGHTS, weigh
 from cgate.core.data import Dataset, load_dataset
 from cgate.core.errors import CgateError
 from cgate.core.files import read_json, write_json
+from cgate.core.histogram import BINS, MAX_EXPONENT, Histogram, merge
 from cgate.core.network import network_from_json
 from cgate.core.progress import Progress, Silent
 from cgate.train.gates import GatePolicy, all_open, at_random, learned
@@ -74,21 +76,45 @@ class TailValues:
         }
 
 
-def _watch(model: GatedResNet, images: Tensor, policy: GatePolicy) -> dict[str, dict[str, float]]:
-    """Ranges of all tensors of `model` over `images` under one gate policy."""
+def histogram(values: Tensor) -> Histogram:
+    """The histogram of finite float32 values of any shape."""
+    nonzero = values[values != 0]
+    zeros = values.numel() - len(nonzero)
+    if len(nonzero) == 0:
+        return Histogram(-MAX_EXPONENT, 0, np.zeros(0, np.int64), zeros)
+    low, high = (float(end) for end in torch.aminmax(nonzero))
+    # Half the bins: an end that lies inside a bin costs one more.
+    width = max((high - low) / (BINS // 2), max(abs(low), abs(high)) * 2.0**-20)
+    exponent = max(math.ceil(math.log2(width)), -MAX_EXPONENT)
+    # A division by a power of two: exact, so that every machine counts alike.
+    places = torch.floor(nonzero * 2.0**-exponent).to(torch.int64)
+    first = int(places.min())
+    counts = torch.bincount(places - first).numpy()
+    return Histogram(exponent, first, counts, zeros)
+
+
+def _watch(
+    model: GatedResNet, images: Tensor, policy: GatePolicy
+) -> tuple[dict[str, dict[str, float]], dict[str, Histogram]]:
+    """Ranges and histograms of all tensors of `model` over `images` under one gate policy."""
     tails: dict[str, TailValues] = {}
+    histograms: dict[str, Histogram] = {}
 
     def observe(name: str, values: Tensor, ran: Tensor | None) -> None:
         if name not in tails:
             tails[name] = TailValues(len(images) * values[0].numel())
         # A body that does not run on the device must not widen the scale there.
-        tails[name].add(values if ran is None else values[ran > 0])
+        values = values if ran is None else values[ran > 0]
+        if values.numel():
+            tails[name].add(values)
+            parts = [histograms[name]] if name in histograms else []
+            histograms[name] = merge([*parts, histogram(values)])
 
     with torch.inference_mode():
         for batch in torch.split(images, _BATCH):
             model(batch, policy, observe)
     ranges = {name: tail.range() for name, tail in tails.items()}
-    return {name: values for name, values in ranges.items() if values is not None}
+    return {name: values for name, values in ranges.items() if values is not None}, histograms
 
 
 def measure_ranges(model: GatedResNet, dataset: Dataset, seed: int) -> dict[str, Any]:
@@ -114,9 +140,12 @@ def measure_ranges(model: GatedResNet, dataset: Dataset, seed: int) -> dict[str,
 
     policies = {name: settled(each) for name, each in zip(PATTERNS, patterns, strict=True)}
     tensors: dict[str, dict[str, dict[str, float]]] = {}
+    histograms: dict[str, list[Histogram]] = {}
     for pattern, policy in policies.items():
-        for name, values in _watch(model, images, policy).items():
+        found, counted = _watch(model, images, policy)
+        for name, values in found.items():
             tensors.setdefault(name, {})[pattern] = values
+            histograms.setdefault(name, []).append(counted[name])
     model.to(device).train(training)
     return {
         "schema": SCHEMA,
@@ -124,6 +153,7 @@ def measure_ranges(model: GatedResNet, dataset: Dataset, seed: int) -> dict[str,
         "images": len(images),
         "seed": seed,
         "tensors": tensors,
+        "histograms": {name: merge(parts).to_json() for name, parts in histograms.items()},
     }
 
 

@@ -8,6 +8,7 @@ import click
 
 from cgate.core.network import THRESHOLD
 from cgate.core.targets import Target
+from cgate.export.quantize import DEFAULT_RANGES, RANGE_CHOICES
 from cgate.host_tools.cli import Command, Outcome, examples, progress
 from cgate.host_tools.commands.options import FOLDER, target_option
 
@@ -35,10 +36,10 @@ from cgate.host_tools.commands.options import FOLDER, target_option
 )
 @click.option(
     "--ranges",
-    type=click.Choice(["minmax", "quantile"]),
-    default="minmax",
+    type=click.Choice(RANGE_CHOICES),
+    default=DEFAULT_RANGES,
     show_default=True,
-    help="Which observed ranges give the scales.",
+    help="How scales follow from what was observed: extremes, 0.01 % cut off, least squared error.",
 )
 @click.option(
     "--kernels",

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cgate.core.checkpoint import RANGES, Checkpoint
 from cgate.core.errors import CgateError
@@ -24,12 +22,7 @@ from cgate.core.network import (
     network_macs,
 )
 from cgate.core.plan import (
-    ROUNDING,
-    Addition,
     Conv2d,
-    Convolution,
-    Counted,
-    Decision,
     Margin,
     Mean,
     MeanMax,
@@ -37,16 +30,13 @@ from cgate.core.plan import (
     Plan,
     ResidualAdd,
     ShortcutPad,
-    Tensor,
     Threshold,
-    Unit,
     Weights,
 )
 from cgate.core.targets import Target
+from cgate.export.assemble import Draft, assemble
 from cgate.export.fixedpoint import mean_multiplier, quantize_multiplier
 from cgate.export.fold import FloatConv, fold
-from cgate.export.kernels import choose, without_largest_scratch
-from cgate.export.memory import STACK_ALLOWANCE, Buffer, place
 from cgate.export.quantize import (
     DEFAULT_RANGES,
     RangeTable,
@@ -132,7 +122,7 @@ def _stages(
     return stages
 
 
-class _Lowering:
+class _Lowering(Draft):
     """Collects tensors, units and weights while walking the network once."""
 
     def __init__(
@@ -142,41 +132,11 @@ class _Lowering:
         threshold: float,
         settled: Mapping[str, bool],
     ) -> None:
+        super().__init__()
         self.layers = layers
         self.ranges = ranges
         self.threshold = threshold
         self.settled = settled
-        self.tensors: dict[str, Tensor] = {}
-        self.units: list[Unit] = []
-        self.weights: dict[str, NDArray[Any]] = {}
-        # Tensor -> the tensor whose memory it takes over (a stream is written in place).
-        self.same_memory: dict[str, str] = {}
-
-    def tensor(self, name: str, shape: tuple[int, int, int], scale: Scale) -> str:
-        self.tensors[name] = Tensor(name, shape, scale.scale, scale.zero_point, None)
-        return name
-
-    def scale(self, name: str) -> Scale:
-        return Scale(self.tensors[name].scale, self.tensors[name].zero_point)
-
-    def unit(
-        self,
-        name: str,
-        role: str,
-        inputs: tuple[str, ...],
-        ops: list[Op],
-        *,
-        block: str | None = None,
-        condition: str | None = None,
-    ) -> str:
-        last = ops[-1]
-        output = last.input if isinstance(last, Decision) else last.output
-        macs = sum(op.macs for op in ops if isinstance(op, Counted))
-        index = len(self.units)
-        self.units.append(
-            Unit(index, name, role, block, condition, inputs, output, macs, tuple(ops))
-        )
-        return output
 
     def conv(self, layer: str, source: str, output: str, conv: Conv, scale: Scale) -> Conv2d:
         """The op for float layer `layer`; declares `output` at `scale`."""
@@ -347,58 +307,6 @@ class _Lowering:
         self.unit("head", "head", (stream,), self.logits("head", stream, POOLED, LOGITS, scale))
 
 
-def _buffers(lowering: _Lowering) -> tuple[list[Buffer], dict[str, str]]:
-    """Arena buffers with their lifetimes in ops, and the buffer each tensor lives in."""
-    home: dict[str, str] = {}
-
-    def buffer_of(name: str) -> str:
-        while name in lowering.same_memory:
-            name = lowering.same_memory[name]
-        return name
-
-    # The caller owns these; exits write their logits to the network's output too.
-    outside = {INPUT, *(unit.output for unit in lowering.units if unit.role in ("exit", "head"))}
-    first: dict[str, int] = {}
-    last: dict[str, int] = {}
-    scratch: list[Buffer] = []
-    step = 0
-    for unit in lowering.units:
-        for op in unit.ops:
-            names = [op.input]
-            if not isinstance(op, Decision):
-                names.append(op.output)
-            if isinstance(op, Addition):
-                names.append(op.stream)
-            for name in names:
-                if name in outside:
-                    continue
-                home[name] = buffer_of(name)
-                first.setdefault(home[name], step)
-                last[home[name]] = step
-            if isinstance(op, Convolution) and op.scratch is not None:
-                scratch.append(Buffer(_scratch(op), op.scratch[1], step, step))
-            step += 1
-    buffers = [
-        Buffer(name, lowering.tensors[name].size, first[name], last[name]) for name in sorted(first)
-    ]
-    return [*buffers, *scratch], home
-
-
-def _scratch(op: Convolution) -> str:
-    """The name of an op's scratch buffer; no tensor has such a name."""
-    return f"{op.output}.scratch"
-
-
-def _place_scratch(unit: Unit, offsets: dict[str, int]) -> Unit:
-    ops = [
-        replace(op, scratch=(offsets[_scratch(op)], op.scratch[1]))
-        if isinstance(op, Convolution) and op.scratch is not None
-        else op
-        for op in unit.ops
-    ]
-    return replace(unit, ops=tuple(ops))
-
-
 def lower(
     checkpoint: Checkpoint,
     target: Target,
@@ -446,36 +354,17 @@ def lower(
             if block.name in exits:
                 lowering.exit(exits[block.name], stream, answers)
     lowering.head(stream, answers)
-    lowering.units = choose(lowering.units, lowering.tensors, lowering.weights, target, kernels)
-    buffers, home = _buffers(lowering)
-    offsets, arena = place(buffers)
-    owned = lowering.tensors[INPUT].size + lowering.tensors[LOGITS].size
-    while arena + owned + STACK_ALLOWANCE > target.ram.size:
-        fewer = without_largest_scratch(lowering.units, lowering.tensors, lowering.weights)
-        if fewer is None:
-            break
-        lowering.units = fewer
-        buffers, home = _buffers(lowering)
-        offsets, arena = place(buffers)
-    tensors = tuple(
-        replace(tensor, offset=offsets[home[tensor.name]] if tensor.name in home else None)
-        for tensor in lowering.tensors.values()
-    )
     names = checkpoint.card.get("data", {}).get("classes", [])
     classes = [str(each) for each in names] if len(names) == network.classes else []
-    plan = Plan(
-        name,
-        target.name,
-        checkpoint.source_sha256,
-        ROUNDING,
-        threshold,
-        INPUT,
-        LOGITS,
-        network_macs(network).dense,
-        arena,
-        tuple(classes or (str(i) for i in range(network.classes))),
-        network,
-        tensors,
-        tuple(_place_scratch(unit, offsets) for unit in lowering.units),
+    plan = assemble(
+        lowering,
+        target,
+        kernels,
+        name=name,
+        source_sha256=checkpoint.source_sha256,
+        threshold=threshold,
+        classes=classes or [str(i) for i in range(network.classes)],
+        network=network,
+        dense_macs=network_macs(network).dense,
     )
     return plan, lowering.weights

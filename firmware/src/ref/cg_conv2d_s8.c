@@ -3,6 +3,29 @@
 #include "cg_requant.h"
 #include "cgate.h"
 
+enum { LANES = 4, MAX_RUN = 65536 };
+
+/* Adds a run of at most MAX_RUN taps to the sums of LANES output channels, which share the input.
+ * So many products of 8 and 9 bits fit int32; the sums themselves are unsigned, because they may
+ * wrap. */
+static void sum_row(uint32_t acc[LANES], const int8_t *const weight[LANES], size_t at,
+                    const int8_t *in, int run, int32_t zero) {
+    const int8_t *const w0 = weight[0] + at, *const w1 = weight[1] + at;
+    const int8_t *const w2 = weight[2] + at, *const w3 = weight[3] + at;
+    int32_t a0 = 0, a1 = 0, a2 = 0, a3 = 0;
+    for (int i = 0; i < run; i++) {
+        const int16_t value = (int16_t)(in[i] - zero);
+        a0 += w0[i] * value;
+        a1 += w1[i] * value;
+        a2 += w2[i] * value;
+        a3 += w3[i] * value;
+    }
+    acc[0] += (uint32_t)a0;
+    acc[1] += (uint32_t)a1;
+    acc[2] += (uint32_t)a2;
+    acc[3] += (uint32_t)a3;
+}
+
 cg_status cg_conv2d_s8__ref(const cg_conv2d_s8 *parameters, const int8_t *input, int8_t *output,
                             void *scratch) {
     (void)scratch;
@@ -11,7 +34,7 @@ cg_status cg_conv2d_s8__ref(const cg_conv2d_s8 *parameters, const int8_t *input,
     if (status != CG_OK) {
         return status;
     }
-    const int32_t in_zero_point = p->in_zero_point;
+    const int32_t zero = p->in_zero_point;
     const int channels = p->in_channels;
     const size_t in_row = (size_t)p->in_width * p->in_channels;
     const size_t kernel_row = (size_t)p->kernel_width * p->in_channels;
@@ -26,21 +49,31 @@ cg_status cg_conv2d_s8__ref(const cg_conv2d_s8 *parameters, const int8_t *input,
             cg_clip(left, p->kernel_width, p->in_width, &kx_first, &kx_end);
             /* Within a kernel row, taps and their channels are contiguous on both sides. */
             const int run = kx_end > kx_first ? (kx_end - kx_first) * channels : 0;
-            for (int o = 0; o < p->out_channels; o++) {
-                /* Unsigned, so that a sum beyond int32 wraps instead of being undefined. */
-                uint32_t acc = (uint32_t)p->bias[o];
+            for (int o = 0; o < p->out_channels; o += LANES) {
+                /* Lanes beyond the last channel compute it again, and are not stored. */
+                const int8_t *weight[LANES];
+                uint32_t acc[LANES];
+                for (int lane = 0; lane < LANES; lane++) {
+                    const int channel = o + lane < p->out_channels ? o + lane : p->out_channels - 1;
+                    weight[lane] = p->weights + (size_t)channel * p->kernel_height * kernel_row;
+                    acc[lane] = 0;
+                }
                 for (int ky = ky_first; run > 0 && ky < ky_end; ky++) {
-                    const int8_t *in = input + (size_t)(top + ky) * in_row +
-                                       (size_t)((left + kx_first) * channels);
-                    const int8_t *weight =
-                        p->weights + ((size_t)o * p->kernel_height + (size_t)ky) * kernel_row +
-                        (size_t)(kx_first * channels);
-                    for (int i = 0; i < run; i++) {
-                        acc += (uint32_t)(weight[i] * (in[i] - in_zero_point));
+                    const size_t row = (size_t)(top + ky) * in_row;
+                    const int8_t *const in = input + row + (size_t)((left + kx_first) * channels);
+                    const size_t at = (size_t)ky * kernel_row + (size_t)(kx_first * channels);
+                    for (int i = 0; i < run; i += MAX_RUN) {
+                        const int taps = run - i < MAX_RUN ? run - i : MAX_RUN;
+                        sum_row(acc, weight, at + (size_t)i, in + i, taps, zero);
                     }
                 }
-                const int32_t scaled = cg_requant((int32_t)acc, p->multiplier[o], p->shift[o]);
-                *output++ = cg_offset_clamp(scaled, p->out_zero_point, p->clamp_min, p->clamp_max);
+                for (int lane = 0; lane < LANES && o + lane < p->out_channels; lane++) {
+                    const int32_t scaled =
+                        cg_requant((int32_t)(acc[lane] + (uint32_t)p->bias[o + lane]),
+                                   p->multiplier[o + lane], p->shift[o + lane]);
+                    *output++ =
+                        cg_offset_clamp(scaled, p->out_zero_point, p->clamp_min, p->clamp_max);
+                }
             }
         }
     }

@@ -152,8 +152,8 @@ DIRECT = ConvKernel(
 )
 
 # Rows of the weight transform of Winograd's F(4, 3), scaled to integers; firmware/src/dsp/
-# cg_conv2d_s8_winograd.c says how the scales are undone.
-_G = np.array([(6, 0, 0), (1, 1, 1), (1, -1, 1), (1, 2, 4), (1, -2, 4), (0, 0, 6)], np.int64)
+# cg_dsp_winograd.h says how the scales are undone.
+_G = np.array([(1, 0, 0), (1, 1, 1), (1, -1, 1), (1, 2, 4), (1, -2, 4), (0, 0, 1)], np.int64)
 
 
 def _winograd_refuses(layer: ConvLayer) -> str | None:
@@ -186,12 +186,20 @@ def _winograd_pack(layer: ConvLayer) -> Words:
     return np.concatenate([_channels(layer, _winograd_bias(layer)).ravel(), words.ravel()])
 
 
+def _winograd_sizes(layer: ConvLayer) -> tuple[int, int, int, int]:
+    """Words of a strip, of the rows it is made of, and of a span's inputs; number of spans.
+
+    Strip and inputs are transformed; a span is two tiles side by side.
+    """
+    height, width, inputs = layer.in_shape
+    across = -(-width // 8)
+    strip = (8 * across + 2) * inputs // 2 * 6
+    return strip, 6 * width * inputs // 4, 36 * inputs, across * -(-height // 4)
+
+
 def _winograd_scratch(layer: ConvLayer) -> int:
-    _, width, inputs = layer.in_shape
-    pairs = inputs // 2
-    strip = (_round_up(width, 8) + 2) * pairs * 6
-    products = max(36 * pairs * 2, 6 * width * inputs // 4)
-    return 4 * (strip + products + 36 * 8) + 4 * 8 * layer.out_shape[2]
+    strip, rows, span, _ = _winograd_sizes(layer)
+    return 4 * (strip + max(span, rows) + 36 * 8)
 
 
 WINOGRAD = ConvKernel(
@@ -202,7 +210,35 @@ WINOGRAD = ConvKernel(
     _winograd_scratch,
 )
 
-CONV_KERNELS: Mapping[str, ConvKernel] = {kernel.name: kernel for kernel in (WINOGRAD, DIRECT)}
+
+def _winograd_int8_pack(layer: ConvLayer) -> Words:
+    outputs, _, _, inputs = layer.weights.shape
+    groups = layer.weights.reshape(outputs, 9, inputs // 4, 4).transpose(0, 2, 1, 3)
+    words = np.ascontiguousarray(groups).view("<i4").astype(np.int32)
+    return np.concatenate([_channels(layer, _winograd_bias(layer)).ravel(), words.ravel()])
+
+
+_PASS_BYTES = 18432  # as in firmware/src/dsp/cg_conv2d_s8_winograd.c
+
+
+def _winograd_int8_scratch(layer: ConvLayer) -> int:
+    strip, rows, span, spans = _winograd_sizes(layer)
+    passes = -(-spans // max(_PASS_BYTES // (4 * span), 1))
+    weights = 36 * layer.in_shape[2] // 2 * 4
+    return 4 * (max(strip, weights) + rows + -(-spans // passes) * span + 36 * 8)
+
+
+WINOGRAD_INT8 = ConvKernel(
+    "conv2d_s8__dsp_winograd_int8",
+    "Winograd F(4x4,3x3), int8 weights transformed at run time",
+    _winograd_refuses,
+    _winograd_int8_pack,
+    _winograd_int8_scratch,
+)
+
+CONV_KERNELS: Mapping[str, ConvKernel] = {
+    kernel.name: kernel for kernel in (WINOGRAD, WINOGRAD_INT8, DIRECT)
+}
 """Packed convolution kernels, the fastest first."""
 
 DSP_KERNELS: Mapping[type[Op], tuple[str, str]] = {
@@ -342,7 +378,11 @@ def without_largest_scratch(
     layer = conv_layer(largest, tensors, weights)
     names = list(CONV_KERNELS)
     slower = [CONV_KERNELS[name] for name in names[names.index(largest.kernel) + 1 :]]
-    able = [kernel for kernel in slower if kernel.refuses(layer) is None]
+    able = [
+        kernel
+        for kernel in slower
+        if kernel.refuses(layer) is None and kernel.scratch(layer) < largest.scratch[1]
+    ]
     kernel = able[0] if able else None
     why = f"{kernel.why if kernel else 'portable'}; {largest.kernel.split('__')[1]}: no RAM left"
     change = _convolution(largest, kernel, why, layer)

@@ -17,6 +17,12 @@
 #include <arm_acle.h>
 #include <string.h>
 
+/* Assembly that takes all 14 registers: without optimisation GCC keeps r7 for itself, and Clang
+ * always keeps one. They get C that does the same, as does whoever defines CG_DSP_NO_ASM. */
+#if defined(__OPTIMIZE__) && !defined(__clang__) && !defined(CG_DSP_NO_ASM)
+#define CG_DSP_ASM 1
+#endif
+
 /* One output channel, at the start of the packed weights of a convolution. */
 typedef struct {
     int32_t bias2;      /* twice the bias, with the kernel's share of the zero points */
@@ -58,6 +64,17 @@ static inline uint32_t cg_dsp_widen_even(uint32_t pair, uint32_t four) {
 static inline uint32_t cg_dsp_widen_odd(uint32_t pair, uint32_t four) {
     uint32_t result;
     __asm("sxtab16 %0, %1, %2, ror #8" : "=r"(result) : "r"(pair), "r"(four));
+    return result;
+}
+
+/* Bytes 0 and 2 of `four`, or 1 and 3, as two halves. */
+static inline uint32_t cg_dsp_spread(uint32_t four, int odd) {
+    uint32_t result;
+    if (odd) {
+        __asm("sxtb16 %0, %1, ror #8" : "=r"(result) : "r"(four));
+    } else {
+        __asm("sxtb16 %0, %1" : "=r"(result) : "r"(four));
+    }
     return result;
 }
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cgate.core import targets
+from cgate.core.board import pin_number
 from cgate.core.errors import EXIT_USAGE, CgateError
 from cgate.core.targets import CORE_FLAGS, FOLDER, all_targets, find_target, size_text
 
@@ -80,6 +81,40 @@ def test_broken_table(
     with pytest.raises(CgateError) as caught:
         targets._read(tmp_path / "broken.toml")
     assert message in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (('chip = "stm32l4"', 'chip = "stm32l9"'), "chip 'stm32l9' is none of"),
+        (("pulse = ", "puls = "), "key 'puls' of 'board' is missing or unknown"),
+        (('uart_tx = "PG7"', 'uart_tx = "PG16"'), "'PG16' is no pin"),
+        (('uart_tx = "PG7"', "uart_tx = 7"), "'uart_tx' of 'board' has the wrong type"),
+        (('usb = "0483', 'usb = "483'), "should be vid:pid"),
+    ],
+)
+def test_broken_board(change: tuple[str, str], message: str, tmp_path: Path) -> None:
+    text = (FOLDER / "nucleo-l4r5zi.toml").read_text()
+    assert change[0] in text
+    (tmp_path / "broken.toml").write_text(text.replace(*change))
+    with pytest.raises(CgateError) as caught:
+        targets._read(tmp_path / "broken.toml")
+    assert message in caught.value.message
+
+
+@given(st.integers(0, 10), st.integers(0, 15))
+def test_pins(port: int, number: int) -> None:
+    assert pin_number(f"P{'ABCDEFGHIJK'[port]}{number}") == 32 * port + number
+
+
+@given(st.integers(0, 1), st.integers(0, 31))
+def test_nordic_pins(port: int, number: int) -> None:
+    assert pin_number(f"P{port}.{number:02}") == 32 * port + number
+
+
+def test_boards_that_never_ran_on_silicon_say_so() -> None:
+    for target in all_targets():
+        assert target.board is None or "never run on silicon" in target.verified
 
 
 @pytest.mark.parametrize(

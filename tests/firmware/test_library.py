@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from c_programs import FIRMWARE, INCLUDES, PORT, STRICT
+from cgate.core.targets import find_target
+from cgate.host_tools.build import uart_flags
 from cgate.host_tools.toolchain import ARM_GCC, HOST_CC, firmware_folder
 from tiny import needs
 
@@ -45,9 +47,11 @@ def test_plugin_compiles_without_warnings(compiler: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("core", ["cortex-m3", "cortex-m33", "cortex-m55"])
 def test_ports_compile_without_warnings(core: str, tmp_path: Path) -> None:
     needs(ARM_GCC)
-    flags = ["-mthumb", f"-mcpu={core}", "-DCG_UART_BASE=0x40004000u", "-DCG_CLOCK_HZ=25000000"]
-    command = [ARM_GCC.name, *flags, *STRICT, "-O2", *INCLUDES, f"-I{PORT / 'uart'}"]
-    for source in [*(PORT / "cortex_m").glob("*.c"), *(PORT / "uart").glob("*.c")]:
+    folders = ("cortex_m", "uart", "chip")
+    target = find_target("nucleo-l4r5zi")  # its pins serve for every chip
+    flags = ["-mthumb", f"-mcpu={core}", *uart_flags(target), *(f"-I{PORT / f}" for f in folders)]
+    command = [ARM_GCC.name, *flags, *STRICT, "-O2", *INCLUDES]
+    for source in [path for folder in folders for path in (PORT / folder).glob("*.c")]:
         subprocess.run([*command, "-c", source, "-o", tmp_path / "o"], check=True)
 
 

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cgate.core.board import Board, read_board
 from cgate.core.errors import CgateError
 
 FOLDER = Path(__file__).parent / "targets"
@@ -27,7 +28,7 @@ CORE_FLAGS: dict[str, tuple[str, ...]] = {
 # Cores with the DSP extension: GCC defines __ARM_FEATURE_DSP for them.
 DSP_CORES = ("cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55")
 
-UARTS = ("cmsdk", "stm32")
+UARTS = ("cmsdk", "stm32", "stm32v2", "nrf52")
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Target:
         uart: UART model, one of UARTS.
         uart_base: its first register.
         verified: what has been run on it, in words for `cgate targets`.
+        board: chip, pins and tools of a real board; None for Arm's FPGA images.
     """
 
     name: str
@@ -66,6 +68,12 @@ class Target:
     uart: str
     uart_base: int
     verified: str
+    board: Board | None
+
+    @property
+    def chip(self) -> str:
+        """Which start-up code of firmware/port/chip it needs."""
+        return self.board.chip if self.board else "mps"
 
     @property
     def cflags(self) -> tuple[str, ...]:
@@ -103,7 +111,7 @@ def _read(path: Path) -> Target:
     for key, kind in _FIELDS.items():
         if not isinstance(table.get(key), kind):
             raise broken(f"{key!r} must be given, as {kind.__name__}")
-    unknown = sorted(table.keys() - _FIELDS.keys())
+    unknown = sorted(table.keys() - _FIELDS.keys() - {"board"})
     if unknown:
         near = difflib.get_close_matches(unknown[0], _FIELDS, 1)
         raise broken(
@@ -113,6 +121,10 @@ def _read(path: Path) -> Target:
         raise broken(f"core {table['core']!r} is none of {', '.join(CORE_FLAGS)}")
     if table["uart"] not in UARTS:
         raise broken(f"uart {table['uart']!r} is none of {', '.join(UARTS)}")
+    try:
+        board = read_board(table.get("board"))
+    except ValueError as error:
+        raise broken(str(error)) from error
     regions = {}
     for key in ("flash", "ram"):
         region = table[key]
@@ -131,6 +143,7 @@ def _read(path: Path) -> Target:
         table["uart"],
         table["uart_base"],
         table["verified"],
+        board,
     )
 
 

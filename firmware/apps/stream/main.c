@@ -17,7 +17,10 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { BAD_TYPE = 1, BAD_LENGTH = 2, BAD_CRC = 3 };
+enum { BAD_TYPE = 1, BAD_LENGTH = 2, BAD_CRC = 3, NO_COUNTER = 4 };
+
+/* In the place of a unit's index: the whole inference. */
+enum { WHOLE = 0xffff };
 
 /* A request's payload: the image, then what to do with each gate. One byte more than needed here
  * and in `decisions`, because a network without gates still needs something to point at. */
@@ -112,6 +115,28 @@ static void reply_unit(void *context, uint32_t unit, const int8_t *output, size_
     reply_end();
 }
 
+static uint32_t since;
+
+static void reply_cycles(uint32_t unit) {
+    uint8_t payload[6];
+    uint32_t now = 0;
+    cg_port_cycles(&now);
+    put16(payload, unit);
+    put32(payload + 2, now - since);
+    reply_begin('t', sizeof payload);
+    reply_part(payload, sizeof payload);
+    reply_end();
+    /* What it took to say so belongs to no unit. */
+    cg_port_cycles(&since);
+}
+
+static void unit_timed(void *context, uint32_t unit, const int8_t *output, size_t size) {
+    (void)context;
+    (void)output;
+    (void)size;
+    reply_cycles(unit);
+}
+
 static uint32_t argmax(const int8_t *values, uint32_t size) {
     uint32_t best = 0;
     for (uint32_t i = 1; i < size; i++) {
@@ -122,7 +147,9 @@ static uint32_t argmax(const int8_t *values, uint32_t size) {
     return best;
 }
 
-static cg_status infer(int forced, int show) {
+typedef void (*unit_hook)(void *context, uint32_t unit, const int8_t *output, size_t size);
+
+static cg_status infer(int forced, unit_hook unit_done) {
     const uint8_t *force = request + CG_APP_INPUT;
     for (uint32_t i = 0; forced && i < CG_APP_MODEL.gates; i++) {
         if (force[i] > CG_GATE_SHUT) {
@@ -130,17 +157,17 @@ static cg_status infer(int forced, int show) {
         }
     }
     const cg_hooks hooks = {
-        .unit_done = show ? reply_unit : NULL,
+        .unit_done = unit_done,
         .force = forced ? force : NULL,
         .decisions = decisions,
     };
+    memset(logits, 0, sizeof logits);
+    memset(decisions, 0, sizeof decisions);
     return CG_APP_MODEL.run((const int8_t *)request, logits, arena, &hooks);
 }
 
-static void reply_run(int forced, int show) {
-    memset(logits, 0, sizeof logits);
-    memset(decisions, 0, sizeof decisions);
-    const cg_status status = infer(forced, show);
+static void reply_run(int forced, unit_hook unit_done) {
+    const cg_status status = infer(forced, unit_done);
     uint8_t head[3] = {(uint8_t)status};
     put16(head + 1, argmax(logits, CG_APP_OUTPUT));
     reply_begin('r', sizeof head + CG_APP_GATES + CG_APP_OUTPUT);
@@ -148,6 +175,18 @@ static void reply_run(int forced, int show) {
     reply_part(decisions, CG_APP_GATES);
     reply_part(logits, CG_APP_OUTPUT);
     reply_end();
+}
+
+/* Once undisturbed for the whole, once more for the units. */
+static void reply_timed(int forced) {
+    if (!cg_port_cycles(&since)) {
+        reply_error(NO_COUNTER);
+        return;
+    }
+    if (infer(forced, NULL) == CG_OK) {
+        reply_cycles(WHOLE);
+    }
+    reply_run(forced, unit_timed);
 }
 
 /* Reads up to the end of the next head; returns 0 when the input has ended. */
@@ -181,10 +220,13 @@ static int serve(const uint8_t head[6]) {
     switch (head[0]) {
     case 'R':
     case 'V':
+    case 'T':
         if (length != CG_APP_INPUT && length != MAX_PAYLOAD) {
             reply_error(BAD_LENGTH);
+        } else if (head[0] == 'T') {
+            reply_timed(length == MAX_PAYLOAD);
         } else {
-            reply_run(length == MAX_PAYLOAD, head[0] == 'V');
+            reply_run(length == MAX_PAYLOAD, head[0] == 'V' ? reply_unit : NULL);
         }
         return 1;
     case 'I':
@@ -209,6 +251,8 @@ static int serve(const uint8_t head[6]) {
 int main(void) {
     uint8_t head[6];
     cg_port_open();
+    /* Whoever started this program may send from now on. */
+    cg_port_text("cgate ready\n");
     while (read_head(head) && serve(head)) {
     }
     return 0;

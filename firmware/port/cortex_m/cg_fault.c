@@ -81,3 +81,5 @@ CG_FAULT_HANDLER(cg_fault_bus, "BusFault")
 CG_FAULT_HANDLER(cg_fault_usage, "UsageFault")
 CG_FAULT_HANDLER(cg_fault_secure, "SecureFault")
 CG_FAULT_HANDLER(cg_fault_other, "unexpected exception")
+
+__attribute__((weak)) CG_FAULT_HANDLER(cg_systick, "unexpected exception")

@@ -15,4 +15,7 @@ void cg_fault_usage(void);
 void cg_fault_secure(void);
 void cg_fault_other(void);
 
+/* Unexpected too, unless cg_time.c is linked, which has a better one. */
+void cg_systick(void);
+
 #endif

@@ -23,12 +23,12 @@ typedef struct {
     handler exceptions[15];
 } vectors;
 
-/* Interrupts are never enabled, so the table ends with the system exceptions. */
+/* No interrupt but SysTick is ever enabled, so the table ends with the system exceptions. */
 __attribute__((section(".vectors"), used)) static const vectors table = {
     cg_stack_top,
     {cg_reset, cg_fault_nmi, cg_fault_hard, cg_fault_memory, cg_fault_bus, cg_fault_usage,
      cg_fault_secure, cg_fault_other, cg_fault_other, cg_fault_other, cg_fault_other,
-     cg_fault_other, cg_fault_other, cg_fault_other, cg_fault_other},
+     cg_fault_other, cg_fault_other, cg_fault_other, cg_systick},
 };
 
 /* Stack words that nobody has written keep this value. */

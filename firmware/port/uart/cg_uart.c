@@ -1,11 +1,27 @@
 /* Port to a serial line. It never ends, and messages share it with the replies. */
 #include "cg_uart.h"
+#include "cg_chip.h"
 #include "cg_port.h"
+#include "cg_time.h"
+
+enum { EDGE_US = 10 };
 
 void cg_port_open(void) {
-    cg_uart_open();
-    /* Whoever started this program may send from now on. */
-    cg_port_text("cgate ready\n");
+    const cg_clocks clocks = cg_chip_open();
+    cg_uart_open(clocks.uart_hz, CG_UART_BAUD);
+    cg_time_open(clocks.core_hz);
+}
+
+uint32_t cg_port_micros(void) {
+    return (uint32_t)cg_time_us();
+}
+
+void cg_port_edge(void) {
+    cg_chip_pulse(0);
+    const uint32_t start = cg_port_micros();
+    while (cg_port_micros() - start < EDGE_US) {
+    }
+    cg_chip_pulse(1);
 }
 
 size_t cg_port_read(void *data, size_t size) {

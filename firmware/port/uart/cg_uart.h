@@ -1,10 +1,11 @@
-/* A polled serial line, 115200 8N1. One driver is linked; the build gives it CG_UART_BASE. */
+/* A polled serial line, 8N1. One driver is linked; the build gives it CG_UART_BASE. */
 #ifndef CG_UART_H
 #define CG_UART_H
 
 #include <stdint.h>
 
-void cg_uart_open(void);
+/* Clock and pins must be there (cg_chip_open). `clock_hz` feeds the baud rate generator. */
+void cg_uart_open(uint32_t clock_hz, uint32_t baud);
 uint8_t cg_uart_get(void);
 void cg_uart_put(uint8_t byte);
 

@@ -9,8 +9,8 @@
 enum { STATE_TX_FULL = 1, STATE_RX_FULL = 2 };
 enum { CTRL_TX_ENABLE = 1, CTRL_RX_ENABLE = 2 };
 
-void cg_uart_open(void) {
-    BAUDDIV = CG_CLOCK_HZ / 115200;
+void cg_uart_open(uint32_t clock_hz, uint32_t baud) {
+    BAUDDIV = clock_hz / baud;
     CTRL = CTRL_TX_ENABLE | CTRL_RX_ENABLE;
     /* Drops what the receiver may still hold. QEMU looks for new input only when DATA is read. */
     (void)DATA;

@@ -23,6 +23,7 @@ from cgate.host_tools.toolchain import ARM_GCC, ARM_SIZE, HOST_CC, find, firmwar
 
 SCHEMA = 1
 BUILD_JSON = "build.json"
+BAUD = 115200
 STACK_SIZE = 4096
 """Bytes of RAM that every target program reserves for its stack."""
 
@@ -35,6 +36,7 @@ WARNINGS = (
     "-Wmissing-prototypes",
     "-Wvla",
 )
+_PORTS = ("port/chip", "port/cortex_m", "port/uart")
 COMMON_FLAGS = ("-std=c11", *WARNINGS, "-g", "-ffunction-sections", "-fdata-sections")
 # The host program answers whole test sets: speed counts, size does not.
 HOST_FLAGS = ("-O3",)
@@ -121,23 +123,33 @@ def app_flags(name: str) -> tuple[str, ...]:
     )
 
 
+def uart_flags(target: Target, baud: int = BAUD) -> tuple[str, ...]:
+    """Definitions for the chip's start-up code and the UART driver."""
+    return (
+        f"-DCG_CLOCK_HZ={target.clock_hz}u",
+        f"-DCG_UART_BASE={target.uart_base:#x}u",
+        f"-DCG_UART_BAUD={baud}u",
+        *(target.board.macros if target.board else ()),
+    )
+
+
 def include_flags(bundle: Path) -> tuple[str, ...]:
     """Folders with headers. Their names do not get into the program."""
     firmware = firmware_folder()
     return (
-        *(f"-I{firmware / folder}" for folder in ("include", "port", "port/uart")),
+        *(f"-I{firmware / folder}" for folder in ("include", "port", *_PORTS)),
         f"-I{bundle / 'c'}",
         f"-ffile-prefix-map={firmware}=firmware",
         f"-ffile-prefix-map={bundle}=bundle",
     )
 
 
-def sources(bundle: Path, io: str, uart: str = "") -> tuple[Path, ...]:
+def sources(bundle: Path, io: str, target: Target | None = None) -> tuple[Path, ...]:
     """All C files of a program.
 
     Args:
         io: "pipe", "semihosting" or "uart".
-        uart: which UART driver, for "uart".
+        target: whose chip and UART, for "uart".
     """
     firmware = firmware_folder()
     port = firmware / "port"
@@ -146,9 +158,10 @@ def sources(bundle: Path, io: str, uart: str = "") -> tuple[Path, ...]:
     if io == "pipe":
         return (*files, port / "host" / "cg_host.c")
     core = port / "cortex_m"
-    files += [core / "cg_startup.c", core / "cg_fault.c"]
-    if io == "uart":
-        return (*files, port / "uart" / "cg_uart.c", port / "uart" / f"cg_uart_{uart}.c")
+    files += [core / f"cg_{name}.c" for name in ("startup", "fault", "cycles")]
+    if io == "uart" and target is not None:
+        files += [port / "uart" / "cg_uart.c", port / "uart" / f"cg_uart_{target.uart}.c"]
+        return (*files, core / "cg_time.c", port / "chip" / f"cg_chip_{target.chip}.c")
     return (*files, core / "cg_semihosting.c")
 
 
@@ -179,12 +192,11 @@ def _recipe(bundle: Path, target: Target | None, io: str) -> _Recipe:
             (*flags, *HOST_FLAGS),
             ("-Wl,--gc-sections",) if os.uname().sysname == "Linux" else (),
         )
-    uart = (f"-DCG_UART_BASE={target.uart_base:#x}u", f"-DCG_CLOCK_HZ={target.clock_hz}")
     return _Recipe(
         find(ARM_GCC),
         version(ARM_GCC),
-        sources(bundle, io, target.uart),
-        (*target.cflags, *flags, *ARM_FLAGS, *(uart if io == "uart" else ())),
+        sources(bundle, io, target),
+        (*target.cflags, *flags, *ARM_FLAGS, *(uart_flags(target) if io == "uart" else ())),
         (*target.cflags, *target_link_flags(target)),
     )
 

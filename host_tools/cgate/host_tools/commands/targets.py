@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import click
 
 from cgate.core.targets import Target, all_targets, size_text
@@ -19,6 +21,7 @@ def _value(target: Target) -> dict[str, object]:
         "flash": {"origin": target.flash.origin, "size": target.flash.size},
         "ram": {"origin": target.ram.origin, "size": target.ram.size},
         "qemu_machine": target.qemu_machine or None,
+        "board": asdict(target.board) if target.board else None,
         "verified": target.verified,
     }
 
@@ -31,7 +34,7 @@ def _row(target: Target) -> list[str]:
         size_text(target.flash.size),
         size_text(target.ram.size),
         f"{target.clock_hz / 1e6:g} MHz",
-        "QEMU" if target.qemu_machine else "none",
+        "QEMU" if target.qemu_machine else "serial",
         target.verified,
     ]
 

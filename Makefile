@@ -1,5 +1,6 @@
 # make demo   the whole chain on a small data set; prints the path of its report
 # make test   all tests          make lint   formats, types
+# make golden the kept generated C of tests/export/golden anew, after a change of the generator
 # make setup  the tools and .venv; demo and test do it themselves
 # PIP_ARGS    extra arguments for pip, such as --extra-index-url for CPU-only torch
 
@@ -8,7 +9,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 SOURCES := $(shell find firmware -name '*.[ch]')
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test lint golden clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.dev
@@ -21,6 +22,8 @@ lint: $(VENV)/.dev
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	clang-format --dry-run -Werror $(SOURCES)
+golden: $(VENV)/.dev
+	PYTHONPATH=export:tests/support $(PYTHON) tests/support/golden_code.py
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 

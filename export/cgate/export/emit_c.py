@@ -170,7 +170,7 @@ class _Emitter:
             "",
             "/* One inference; `hooks` may be NULL. Reentrant as long as arenas differ. */",
             f"cg_status {self.prefix}_run(const int8_t *input, int8_t *output, void *arena,",
-            f"                     {' ' * len(self.prefix)}const cg_hooks *hooks);",
+            f"               {' ' * len(self.prefix)}const cg_hooks *hooks);",
             "",
             "#ifdef __cplusplus",
             "}",
@@ -386,7 +386,7 @@ class _Emitter:
         prefix = self.prefix
         lines = [
             f"cg_status {prefix}_run(const int8_t *input, int8_t *output, void *arena,",
-            f"                     {' ' * len(prefix)}const cg_hooks *hooks)",
+            f"               {' ' * len(prefix)}const cg_hooks *hooks)",
             "{",
             "    int8_t *const a = arena;",
             "",

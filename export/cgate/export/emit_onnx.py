@@ -151,7 +151,7 @@ class _Emitter:
     def body(self, unit: Unit, graph: _Graph, output: str) -> None:
         block = self.block(unit)
         # Of an identity block the one input is source and stream.
-        source, stream = unit.inputs[0], unit.inputs[-1]
+        source, stream = unit.inputs[0], unit.stream
         for i, conv in enumerate(block.body, 1):
             name = f"{block.name}.conv{i}"
             self.conv(graph, name, conv, source, name)
@@ -289,7 +289,7 @@ class _Emitter:
             [inside(decision_name(unit.condition))],
             unit.output,
             then_branch=self.branch(inner, "run", {made: unit.output}),
-            else_branch=self.handing_on(graph, "skipped", {unit.output: unit.inputs[-1]}),
+            else_branch=self.handing_on(graph, "skipped", {unit.output: unit.stream}),
         )
 
     def leaving(self, unit: Unit, rest: Sequence[Unit], graph: _Graph) -> dict[str, str]:

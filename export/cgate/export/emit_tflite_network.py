@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from cgate.core.plan import Plan, ResidualAdd, Unit, Weights
+from cgate.core.plan import Plan, Unit, Weights
 from cgate.export.emit_tflite import decision_name, emit_unit, plan_tensor
 from cgate.export.tflite import Model, Subgraph
 
@@ -69,14 +69,13 @@ class _NetworkEmitter:
 
     def gated(self, unit: Unit, graph: _Graph) -> None:
         """IF around a body; the other branch hands the stream on."""
-        add = unit.ops[-1]
-        assert isinstance(add, ResidualAdd) and unit.condition is not None
-        names = list(dict.fromkeys((*unit.inputs, add.stream)))
+        assert unit.condition is not None
+        names = list(dict.fromkeys(unit.inputs))
         then = self.graph(unit.name, names)
         self.compute(unit, then)
         then.subgraph.ends(then.inputs, then.indices([unit.output]))
         otherwise = self.graph(f"{unit.name}/skipped", names)
-        otherwise.subgraph.ends(otherwise.inputs, otherwise.indices([add.stream]))
+        otherwise.subgraph.ends(otherwise.inputs, otherwise.indices([unit.stream]))
         condition = graph.known[decision_name(unit.condition)]
         inputs, output = graph.indices(names), graph.declare(unit.output)
         graph.subgraph.branch(condition, then.subgraph, otherwise.subgraph, inputs, [output])

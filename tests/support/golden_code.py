@@ -90,16 +90,17 @@ def generate(name: str) -> Mapping[str, str]:
     network, target = NETWORKS[name]
     with tempfile.TemporaryDirectory() as folder:
         _write_checkpoint(Path(folder), network)
-        plan, weights = lower(load_checkpoint(Path(folder)), find_target(target), name=name)
+        checkpoint = load_checkpoint(Path(folder))
+        plan, weights = lower(checkpoint, find_target(target), name=name, ranges="minmax")
     return emit_c(replace(plan, source_sha256="00" * 32), weights, "00" * 32)
 
 
 def main() -> None:
     """Write the kept code anew."""
+    files = {path: text for name in NETWORKS for path, text in generate(name).items()}
     shutil.rmtree(FOLDER, ignore_errors=True)
-    for name in NETWORKS:
-        for path, text in generate(name).items():
-            write_text(FOLDER / path, text)
+    for path, text in files.items():
+        write_text(FOLDER / path, text)
 
 
 if __name__ == "__main__":

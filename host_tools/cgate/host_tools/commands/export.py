@@ -10,7 +10,26 @@ from cgate.core.network import THRESHOLD
 from cgate.core.targets import Target
 from cgate.export.quantize import DEFAULT_RANGES, RANGE_CHOICES
 from cgate.host_tools.cli import Command, Outcome, examples, progress
-from cgate.host_tools.commands.options import FOLDER, target_option
+from cgate.host_tools.commands.options import (
+    FOLDER,
+    data_dir_option,
+    limit_option,
+    target_option,
+)
+
+
+def _thresholds(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> tuple[float, ...] | None:
+    if value is None:
+        return None
+    try:
+        found = tuple(float(word) for word in value.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is no list of numbers such as 0.3,0.45") from error
+    if not all(0 < each < 1 for each in found):
+        raise click.BadParameter("thresholds lie between 0 and 1")
+    return found
 
 
 @click.command(
@@ -18,6 +37,8 @@ from cgate.host_tools.commands.options import FOLDER, target_option
     epilog=examples(
         "cgate export runs/digits --target cortex-m4 --out runs/bundle",
         "cgate export --checkpoint runs/digits --board netduinoplus2 --out runs/small",
+        "cgate export runs/digits --out runs/cheaper --threshold 0.6",
+        "cgate export runs/digits --out runs/bundle --threshold-sweep",
     ),
 )
 @click.argument("source", type=FOLDER, required=False)
@@ -49,6 +70,28 @@ from cgate.host_tools.commands.options import FOLDER, target_option
     help="auto: the fastest that fit; dsp: the same, on a core with DSP only; ref: portable C.",
 )
 @click.option("--onnx", is_flag=True, help="Write the float network as ONNX too, with If.")
+@click.option(
+    "--threshold-sweep",
+    "sweeping",
+    is_flag=True,
+    help="Also measure accuracy against executed MACs over thresholds: threshold_sweep.csv, .json.",
+)
+@click.option(
+    "--thresholds",
+    metavar="A,B,C",
+    callback=_thresholds,
+    help="Of the sweep. Default: 14 from 0.02 to 0.98.",
+)
+@click.option("--data", metavar="NAME", help="Of the sweep. Default: what fits the network.")
+@data_dir_option
+@click.option(
+    "--split",
+    type=click.Choice(["train", "validation", "test"]),
+    default="validation",
+    show_default=True,
+    help="Of the sweep. A threshold chosen on the test images has no honest test accuracy.",
+)
+@limit_option
 def command(
     source: Path | None,
     checkpoint: Path | None,
@@ -59,15 +102,24 @@ def command(
     ranges: str,
     kernels: str,
     onnx: bool,
+    sweeping: bool,
+    thresholds: tuple[float, ...] | None,
+    data: str | None,
+    data_dir: Path | None,
+    split: str,
+    limit: int | None,
 ) -> Outcome:
     """Turn the checkpoint SOURCE into an int8 bundle: plan, C and TFLite.
 
-    Needs neither data nor torch. The same checkpoint gives the same bytes on every machine.
+    Needs neither data nor torch (a sweep runs labelled images). The same checkpoint gives the
+    same bytes on every machine.
     """
     if (source is None) == (checkpoint is None):
         raise click.UsageError("give one checkpoint: SOURCE or --checkpoint FOLDER")
     folder = source or checkpoint
     assert folder is not None
+    if thresholds is not None and not sweeping:
+        raise click.UsageError("--thresholds belongs to --threshold-sweep")
     from cgate.export.bundle import export_checkpoint
 
     summary = export_checkpoint(
@@ -81,4 +133,20 @@ def command(
         onnx=onnx,
         progress=progress(),
     )
-    return Outcome(summary.to_json(), summary.lines())
+    value, lines = summary.to_json(), summary.lines()
+    if sweeping:
+        from cgate.host_tools.inputs import load_inputs
+        from cgate.host_tools.threshold_sweep import THRESHOLDS, sweep, sweep_lines, write_sweep
+
+        inputs = load_inputs(summary.plan, data, data_dir=data_dir, split=split, limit=limit)
+        curve = sweep(
+            folder,
+            inputs,
+            thresholds=thresholds or THRESHOLDS,
+            ranges=ranges,
+            progress=progress(),
+        )
+        paths = write_sweep(out, curve)
+        value["threshold_sweep"] = curve
+        lines = [*lines, "", *sweep_lines(curve), *map(str, paths)]
+    return Outcome(value, lines)

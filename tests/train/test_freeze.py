@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip("torch", reason='needs torch: pip install "cgate[train]"')
+pytest.importorskip("torch", reason='pip install "cgate[train]"')
+
+import torch
 
 from cgate.core.checkpoint import load_checkpoint
 from cgate.core.errors import CgateError

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cgate.core.board import Board, read_board
+from cgate.core.energy import Energy, read_energy
 from cgate.core.errors import CgateError
 
 FOLDER = Path(__file__).parent / "targets"
@@ -55,6 +56,7 @@ class Target:
         uart_base: its first register.
         verified: what has been run on it, in words for `cgate targets`.
         board: chip, pins and tools of a real board; None for Arm's FPGA images.
+        energy: the energy model; None where no published run calibrates one.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Target:
     uart_base: int
     verified: str
     board: Board | None
+    energy: Energy | None
 
     @property
     def chip(self) -> str:
@@ -111,7 +114,7 @@ def _read(path: Path) -> Target:
     for key, kind in _FIELDS.items():
         if not isinstance(table.get(key), kind):
             raise broken(f"{key!r} must be given, as {kind.__name__}")
-    unknown = sorted(table.keys() - _FIELDS.keys() - {"board"})
+    unknown = sorted(table.keys() - _FIELDS.keys() - {"board", "energy"})
     if unknown:
         near = difflib.get_close_matches(unknown[0], _FIELDS, 1)
         raise broken(
@@ -123,6 +126,7 @@ def _read(path: Path) -> Target:
         raise broken(f"uart {table['uart']!r} is none of {', '.join(UARTS)}")
     try:
         board = read_board(table.get("board"))
+        energy = read_energy(table.get("energy"))
     except ValueError as error:
         raise broken(str(error)) from error
     regions = {}
@@ -144,6 +148,7 @@ def _read(path: Path) -> Target:
         table["uart_base"],
         table["verified"],
         board,
+        energy,
     )
 
 

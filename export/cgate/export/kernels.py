@@ -151,9 +151,9 @@ DIRECT = ConvKernel(
     _direct_scratch,
 )
 
-# Rows of the weight transform of Winograd's F(4, 3), scaled to integers; firmware/src/dsp/
+# Rows of the weight transform of Winograd's F(4, 3), scaled to integers, the outer ones by 3; firmware/src/dsp/
 # cg_dsp_winograd.h says how the scales are undone.
-_G = np.array([(1, 0, 0), (1, 1, 1), (1, -1, 1), (1, 2, 4), (1, -2, 4), (0, 0, 1)], np.int64)
+_G = np.array([(3, 0, 0), (1, 1, 1), (1, -1, 1), (1, 2, 4), (1, -2, 4), (0, 0, 3)], np.int64)
 
 
 def _winograd_refuses(layer: ConvLayer) -> str | None:

@@ -116,26 +116,27 @@ static void transform_strip(const cg_conv2d_s8 *p, const int8_t *input, int y, u
 /* Four channels of a tile, of which `rows` and `columns` lie inside, to the output. */
 static void store_tile(const uint32_t *tile, int8_t *out, size_t row, size_t pixel, int rows,
                        int columns) {
-    if (columns >= CG_TILE) {
-        row -= 3 * pixel;
-        for (; rows > 0; rows--, tile += CG_TILE, out += row) {
-            const uint32_t t0 = tile[0], t1 = tile[1], t2 = tile[2], t3 = tile[3];
-            cg_dsp_store(out, t0);
-            out += pixel;
-            cg_dsp_store(out, t1);
-            out += pixel;
-            cg_dsp_store(out, t2);
-            out += pixel;
-            cg_dsp_store(out, t3);
-        }
-    } else {
-        for (; rows > 0; rows--, tile += CG_TILE, out += row) {
-            int8_t *to = out;
-            for (int x = 0; x < columns; x++, to += pixel) {
-                cg_dsp_store(to, tile[x]);
-            }
+    for (; rows > 0; rows--, tile += CG_TILE, out += row) {
+        int8_t *to = out;
+        for (int x = 0; x < columns && x < CG_TILE; x++, to += pixel) {
+            cg_dsp_store(to, tile[x]);
         }
     }
+}
+
+/* Of a tile that lies inside. Assembly, because GCC does not keep the loads together. */
+static inline void store_whole_tile(const uint32_t *tile, int8_t *out, size_t row, size_t pixel) {
+#define STORE_ROW                                                                                  \
+    "ldm %[tile]!, {r2-r5}\n\t"                                                                    \
+    "str r2, [%[out]]\n\tadd %[out], %[out], %[pixel]\n\t"                                         \
+    "str r3, [%[out]]\n\tadd %[out], %[out], %[pixel]\n\t"                                         \
+    "str r4, [%[out]]\n\tadd %[out], %[out], %[pixel]\n\t"                                         \
+    "str r5, [%[out]]\n\tadd %[out], %[out], %[down]\n\t"
+    __asm volatile(STORE_ROW STORE_ROW STORE_ROW STORE_ROW
+                   : [tile] "+r"(tile), [out] "+r"(out)
+                   : [pixel] "r"(pixel), [down] "r"(row - 3 * pixel)
+                   : "r2", "r3", "r4", "r5", "memory");
+#undef STORE_ROW
 }
 
 static inline __attribute__((always_inline)) cg_status
@@ -196,10 +197,14 @@ convolve(const cg_conv2d_s8 *p, const int8_t *input, int8_t *output, void *scrat
                            (int32_t *)sums);
                 const int rows = height - at_y < CG_TILE ? height - at_y : CG_TILE;
                 for (int t = 0; t < CG_TILES && at_x < width; t++, at_x += CG_TILE) {
-                    cg_dsp_winograd_outputs(sums + t * CG_LANES, channels + o, fast ? NULL : p,
-                                            tile);
-                    store_tile(tile, output + (size_t)at_y * row + (size_t)at_x * pixel + o, row,
-                               pixel, rows, width - at_x);
+                    cg_dsp_winograd_outputs(sums + t * CG_LANES, channels + o, int8 ? 1 : 3,
+                                            fast ? NULL : p, tile);
+                    int8_t *const out = output + (size_t)at_y * row + (size_t)at_x * pixel + o;
+                    if (rows == CG_TILE && width - at_x >= CG_TILE) {
+                        store_whole_tile(tile, out, row, pixel);
+                    } else {
+                        store_tile(tile, out, row, pixel, rows, width - at_x);
+                    }
                 }
                 if (at_x >= width) {
                     at_x = 0;

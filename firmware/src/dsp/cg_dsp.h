@@ -35,12 +35,13 @@ typedef struct {
  * sums[p][i * 4 + j] = sum over k of a[p][k][i] . b[p][k][j], for `positions` p.
  *
  * a holds words [positions][pairs][2], b words [positions][pairs][4], sums [positions][8]; `.` is
- * the dot product of the two halves, and sums wrap modulo 2^32. `pairs` is even and at least 2.
+ * the dot product of the two halves, and sums wrap modulo 2^32. `pairs` and
+ * `positions` are even and at least 2.
  */
 void cg_dsp_mac(const uint32_t *a, const uint32_t *b, uint32_t pairs, uint32_t positions,
                 int32_t *sums);
 
-/* The same with one b [pairs][4] for all positions. */
+/* The same with one b [pairs][4] for all positions, of which there may be any number. */
 void cg_dsp_mac_rewind(const uint32_t *a, const uint32_t *b, uint32_t pairs, uint32_t positions,
                        int32_t *sums);
 

@@ -112,7 +112,8 @@
                    : "r2", "r3", "r4", "r5", "r6", "r7", "r8", "r9", "r10", "r11", "r12", "lr",    \
                      "cc", "memory")
 
-/* 16, 32 and 64 channels without loop. Two positions a turn, to halve what a turn costs. */
+/* 16, 32 and 64 channels without loop, and two positions a turn where that is not too much code:
+ * `positions` is even. */
 static __attribute__((noinline)) void mac_8_pairs(const uint32_t *a, const uint32_t *b,
                                                   uint32_t positions, int32_t *sums) {
     STRAIGHT(TWO(BEGIN) SIX_MORE "ldr r10, %[sums]\n\t" STORE(0)
@@ -121,8 +122,9 @@ static __attribute__((noinline)) void mac_8_pairs(const uint32_t *a, const uint3
 
 static __attribute__((noinline)) void mac_16_pairs(const uint32_t *a, const uint32_t *b,
                                                    uint32_t positions, int32_t *sums) {
-    STRAIGHT(TWO(BEGIN) SIX_MORE EIGHT_MORE
-             "ldr r10, %[sums]\n\tldr r11, %[end]\n\t" STORE(0), 32);
+    STRAIGHT(TWO(BEGIN) SIX_MORE EIGHT_MORE "ldr r10, %[sums]\n\t" STORE(0)
+             TWO(BEGIN) SIX_MORE EIGHT_MORE "ldr r10, %[sums]\n\tldr r11, %[end]\n\t" STORE(32),
+             64);
 }
 
 static __attribute__((noinline)) void mac_32_pairs(const uint32_t *a, const uint32_t *b,

@@ -6,7 +6,8 @@
  *
  *     G = (1, 0, 0), (1, 1, 1), (1, -1, 1), (1, 2, 4), (1, -2, 4), (0, 0, 1),
  *
- * so that output (r, c) comes out times 9 * 2^(k[r] + k[c]), k = 3, 2, 1, 1. All sums are modulo
+ * or 3 in place of the outer 1s (`scale`), which saves operations in the inverse transform, so that
+ * output (r, c) comes out times 9 * 2^(k[r] + k[c]), k = 3, 2, 1, 1. All sums are modulo
  * 2^32: they may wrap, and multiplying by 1/9 modulo 2^32 and shifting back gives the exact
  * accumulator as long as 64 times that fits int32, |sum w u| < 2^25. The exporter checks this for
  * every output channel. Transformed weights, at most 49 * 127, and inputs, at most 68 * 255, fit
@@ -37,12 +38,13 @@ void cg_dsp_winograd_rows(const int8_t *in, size_t row, uint32_t *to);
 /* Horizontal: T from the first column of two tiles to V[36][pairs][2]. */
 void cg_dsp_winograd_columns(const uint32_t *strip, size_t pairs, uint32_t *to);
 
-/* Weights of four output channels, words [4][pairs / 2][9] of four bytes, to U[36][pairs][4]. */
+/* Weights of four output channels, words [4][pairs / 2][9] of four bytes, to U[36][pairs][4]; scale
+ * 1. */
 void cg_dsp_winograd_weights(const uint32_t *weights, size_t pairs, uint32_t *to);
 
 /* The outputs of one tile, bytes [4][4][4 channels], from the sums [36][8] of which it is the first
  * or, from sums + 4, the second. `p` is NULL where cg_dsp_requant is right for all channels. */
-void cg_dsp_winograd_outputs(const uint32_t *sums, const cg_dsp_channel *channels,
+void cg_dsp_winograd_outputs(const uint32_t *sums, const cg_dsp_channel *channels, int scale,
                              const cg_conv2d_s8 *p, uint32_t *tile);
 
 #endif

@@ -17,7 +17,8 @@ from cgate.export.bundle import export_checkpoint
 from cgate.export.emit_tflite import emit_tflite
 from cgate.export.fixedpoint import mean_multiplier
 from cgate.export.golden import INTERPRETERS, GoldenUnit
-from cgate.export.lower import LOGIT_SCALE, lower
+from cgate.export.lower import lower
+from cgate.export.lowering import LOGIT_SCALE
 from cgate.export.tflite import Model
 from cgate.host_tools.verify import verify
 from synthetic import random_images, small_network, write_checkpoint

@@ -34,7 +34,7 @@ def test_relu_scale_uses_all_codes() -> None:
 
 @given(st.floats(0.1, 100), st.floats(-100, -0.1), st.floats(0.1, 100))
 def test_stream_and_body_both_fit_the_stream_scale(high: float, low: float, top: float) -> None:
-    scale = stream_scale([high], [(low, top)]).scale * (1 + 1e-6)
+    scale = stream_scale([(0.0, high)], [(low, top)]).scale * (1 + 1e-6)
     assert high <= 255 * scale
     assert top <= 127 * scale
     assert -low <= 128 * scale
@@ -95,7 +95,7 @@ def test_a_layer_that_cannot_be_held_in_32_bits_is_refused() -> None:
 
 def test_a_tensor_that_is_always_zero_does_not_shift_accumulators_away() -> None:
     conv = FloatConv(np.full((1, 3, 3, 64), 0.1), np.full(1, -100.0))
-    for dead in (relu_scale(0.0), signed_scale(0.0, 0.0), stream_scale([0.0], [(0.0, 0.0)])):
+    for dead in (relu_scale(0.0), signed_scale(0.0, 0.0), stream_scale([(0.0, 0.0)], [(0.0, 0.0)])):
         assert (quantize_conv(conv, Scale(0.05, -128), dead, "layer").shift <= 8).all()
 
 
@@ -145,10 +145,10 @@ def test_a_stream_gets_the_scale_with_the_least_error(spread: float) -> None:
     high = wide.width * len(wide.counts)
     ranges = {"s": {"open": Range(0.0, high, 0.0, high)}, "f": patterns}
     table = RangeTable(ranges, {"s": wide, "f": histogram}, "mse", "ranges.json")
-    found = table.stream(["s"], ["f"]).scale
+    found = table.stream(["s"], ["f"], True).scale
     stream = np.repeat(wide.centres, 10)
     stream = np.concatenate([stream, np.zeros(100)])
-    widest = stream_scale([high], [(values.min(), values.max())]).scale
+    widest = stream_scale([(0.0, high)], [(values.min(), values.max())]).scale
 
     def error(step: float) -> float:
         return rounding_error(stream, step, 0, 255) + rounding_error(values, step, -128, 127)

@@ -10,7 +10,7 @@ from safetensors.numpy import save
 from cgate.core.checkpoint import CARD, RANGES, WEIGHTS, Checkpoint, load_checkpoint, weight_shapes
 from cgate.core.files import write_bytes, write_json
 from cgate.core.histogram import Histogram
-from cgate.core.network import Block, Conv, Exit, Gate, Network
+from cgate.core.network import Block, Conv, Exit, Gate, Network, Pool
 from cgate.export.fold import FloatConv, fold
 
 Float = NDArray[np.float64]
@@ -43,6 +43,139 @@ def small_network(
     return Network("small", shape, 64, 32, 10, stem, blocks, tuple(Exit(name) for name in exits))
 
 
+def basic(
+    name: str,
+    channels: int,
+    outputs: int,
+    shortcut: str = "identity",
+    *,
+    stride: int = 1,
+    gate: Gate | None = None,
+    relu: bool = True,
+    relu6: bool = False,
+    pool: Pool | None = None,
+) -> Block:
+    """A block of two 3x3 convolutions."""
+    body = (Conv(channels, outputs, 3, stride), Conv(outputs, outputs, relu=False))
+    return Block(name, body, shortcut, gate, relu, relu6, pool)
+
+
+def plain(name: str, body: tuple[Conv, ...], pool: Pool | None = None) -> Block:
+    """A unit without a shortcut, ending in a ReLU."""
+    return Block(name, body, "none", None, pool=pool)
+
+
+def inverted(
+    name: str, channels: int, outputs: int, *, stride: int = 1, gate: Gate | None = None
+) -> Block:
+    """An inverted residual of MobileNetV2, with ReLU6 and a linear end."""
+    inner = 3 * channels
+    body = (
+        Conv(channels, inner, 1, relu6=True),
+        Conv(inner, inner, 3, stride, groups=inner, relu6=True),
+        Conv(inner, outputs, 1, relu=False),
+    )
+    same = stride == 1 and channels == outputs
+    return Block(name, body, "identity" if same else "none", gate if same else None, relu=False)
+
+
+def bottleneck(
+    name: str, channels: int, outputs: int, *, stride: int = 1, gate: Gate | None = None
+) -> Block:
+    """A bottleneck of ResNet-50; its shortcut is a projection where the shape changes."""
+    inner = outputs // 2
+    body = (
+        Conv(channels, inner, 1),
+        Conv(inner, inner, 3, stride),
+        Conv(inner, outputs, 1, relu=False),
+    )
+    same = stride == 1 and channels == outputs
+    return Block(name, body, "identity" if same else "projection", gate)
+
+
+def _network(
+    name: str, blocks: tuple[Block, ...], stem: Conv, stem_pool: Pool | None = None
+) -> Network:
+    return Network(name, (12, 10, 3), 64, 32, 10, stem, blocks, stem_pool=stem_pool)
+
+
+_GATE = Gate("controller", 4)
+_HALVE = Pool("max", 2, 2)
+
+SHAPES = {
+    "option-b": _network(
+        "option-b",
+        (
+            basic("s1b0", 8, 8, gate=_GATE),
+            basic("s2b0", 8, 12, "projection", stride=2),
+            basic("s2b1", 12, 12, gate=_GATE),
+            basic("s3b0", 12, 16, "projection", stride=2, gate=_GATE),
+            basic("s3b1", 16, 16, gate=_GATE),
+        ),
+        Conv(3, 8),
+    ),
+    "no-relu": _network(
+        "no-relu",
+        (
+            basic("s1b0", 8, 8, gate=_GATE, relu=False),
+            basic("s2b0", 8, 12, "projection", stride=2, gate=_GATE, relu=False),
+            basic("s3b0", 12, 16, "pad", stride=2, gate=_GATE, relu=False),
+        ),
+        Conv(3, 8),
+    ),
+    "inverted": _network(
+        "inverted",
+        (
+            Block(
+                "first",
+                (Conv(8, 8, groups=8, relu6=True), Conv(8, 8, 1, relu=False)),
+                "none",
+                None,
+                relu=False,
+            ),
+            inverted("s2b0", 8, 12, stride=2),
+            inverted("s2b1", 12, 12, gate=_GATE),
+            inverted("s2b2", 12, 12, gate=Gate("cir-predicted", 4)),
+            Block("last", (Conv(12, 24, 1, relu=False),), "none", None, relu6=True),
+        ),
+        Conv(3, 8, 3, 2, relu6=True),
+    ),
+    "bottleneck": _network(
+        "bottleneck",
+        (
+            bottleneck("s1b0", 8, 16),
+            bottleneck("s1b1", 16, 16, gate=_GATE),
+            bottleneck("s2b0", 16, 24, stride=2, gate=_GATE),
+        ),
+        Conv(3, 8, 5),
+        Pool("max", 3, 2, 1),
+    ),
+    "chain": _network(
+        "chain",
+        (
+            plain("u2", (Conv(8, 12, relu=False),), _HALVE),
+            plain("u3", (Conv(12, 12), Conv(12, 16, relu=False)), Pool("max", 3, 2, 1)),
+            basic("u4", 16, 16, gate=_GATE, pool=Pool("average", 2, 1)),
+        ),
+        Conv(3, 8),
+        Pool("max", 3, 1, 1),
+    ),
+    "signs": _network(
+        "signs",
+        (
+            basic("a", 8, 8, gate=_GATE),
+            basic("b", 8, 8, gate=_GATE, relu=False),
+            basic("c", 8, 8, gate=_GATE),
+            basic("d", 8, 8, relu6=True),
+            basic("e", 8, 8, relu=False),
+            basic("f", 8, 12, "pad", stride=2, gate=_GATE),
+        ),
+        Conv(3, 8),
+    ),
+}
+"""Small networks that between them have every kind of block."""
+
+
 def float_conv(x: Float, layer: FloatConv, stride: int, relu: bool) -> Float:
     """Plain loops over the kernel: slow, obvious, shares nothing with the code under test."""
     size = layer.weights.shape[1]
@@ -51,12 +184,38 @@ def float_conv(x: Float, layer: FloatConv, stride: int, relu: bool) -> Float:
     height = (x.shape[1] - 1) // stride + 1
     width = (x.shape[2] - 1) // stride + 1
     y = np.zeros((len(x), height, width, len(layer.bias))) + layer.bias
+    inputs = layer.weights.shape[3]
+    groups = x.shape[3] // inputs
+    outputs = len(layer.bias) // groups
     for row in range(size):
         for column in range(size):
             view = padded[:, row : row + stride * height : stride]
             view = view[:, :height, column : column + stride * width : stride][:, :, :width]
-            y += view @ layer.weights[:, row, column, :].T
+            for k in range(groups):
+                part = slice(k * outputs, (k + 1) * outputs)
+                seen = view[..., k * inputs : (k + 1) * inputs]
+                y[..., part] += seen @ layer.weights[part, row, column, :].T
     return np.maximum(y, 0) if relu else y
+
+
+def float_pool(x: Float, pool: Pool | None) -> Float:
+    if pool is None:
+        return x
+    pad = pool.padding
+    padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=-np.inf)
+    size, stride = pool.size, pool.stride
+    height, width = ((n - size) // stride + 1 for n in padded.shape[1:3])
+    reduce = np.max if pool.kind == "max" else np.mean
+    y = np.zeros((len(x), height, width, x.shape[3]))
+    for i, j in np.ndindex(height, width):
+        window = padded[:, i * stride : i * stride + size, j * stride : j * stride + size]
+        y[:, i, j] = reduce(window, axis=(1, 2))
+    return y
+
+
+def activated(x: Float, layer: Conv | Block) -> Float:
+    x = np.minimum(x, 6) if layer.relu6 else x
+    return np.maximum(x, 0) if layer.relu else x
 
 
 def float_tensors(
@@ -66,7 +225,9 @@ def float_tensors(
     x = (images.astype(np.float64) - network.input_zero) / network.input_divisor
     values = {"input": x}
     exits = {each.block for each in network.exits}
-    x = values["stem"] = float_conv(x, layers["stem"], network.stem.stride, True)
+    x = float_conv(x, layers["stem"], network.stem.stride, False)
+    x = values["stem"] = activated(x, network.stem)
+    x = float_pool(x, network.stem_pool)
     for block in network.blocks:
         name = block.name
         if block.gate is not None and block.gate.kind != "static":
@@ -80,7 +241,10 @@ def float_tensors(
                 seen = float_conv(seen, layers[f"{name}.gate.fc1"], 1, True)
                 values[f"{name}.gate.hidden"] = seen
             values[f"{name}.gate.logit"] = float_conv(seen, last, 1, False)
-        shortcut = x
+        shortcut = x if block.shortcut == "identity" else np.zeros(())
+        if block.projection is not None:
+            layer = layers[f"{name}.shortcut"]
+            shortcut = values[f"{name}.shortcut"] = float_conv(x, layer, block.stride, False)
         if block.shortcut == "pad":
             new = block.body[-1].out_channels - x.shape[3]
             shortcut = np.pad(
@@ -90,8 +254,10 @@ def float_tensors(
             values[f"{name}.shortcut"] = shortcut
         for i, conv in enumerate(block.body, 1):
             layer = layers[f"{name}.conv{i}"]
-            x = values[f"{name}.conv{i}"] = float_conv(x, layer, conv.stride, conv.relu)
-        x = values[f"{name}.out"] = np.maximum(shortcut + x, 0)
+            x = activated(float_conv(x, layer, conv.stride, False), conv)
+            values[f"{name}.conv{i}"] = x
+        x = values[f"{name}.out"] = activated(shortcut + x, block)
+        x = float_pool(x, block.pool)
         if name in exits:
             mean = values[f"{name}.exit.mean"] = x.mean(axis=(1, 2), keepdims=True)
             values[f"{name}.exit.logits"] = float_conv(mean, layers[f"{name}.exit"], 1, False)

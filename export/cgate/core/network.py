@@ -22,6 +22,7 @@ THRESHOLD = 0.45
 MAX_BLOCKS = 100
 MAX_CHANNELS = 4096
 SHORTCUTS = ("identity", "pad", "projection", "none")
+POOLS = ("max", "average")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Conv:
     Args:
         groups: input and output channels are cut into so many parts that do not mix; as many as
             there are channels makes a depthwise convolution.
+        relu6: whether the ReLU ends at 6.
     """
 
     in_channels: int
@@ -39,11 +41,29 @@ class Conv:
     stride: int = 1
     relu: bool = True
     groups: int = 1
+    relu6: bool = False
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Square windows of a map, of which the largest value or the mean is kept.
+
+    Args:
+        kind: one of POOLS.
+        padding: on each side, in pixels that count nothing; only "max" takes any.
+    """
+
+    kind: str
+    size: int
+    stride: int
+    padding: int = 0
 
 
 @dataclass(frozen=True)
 class Block:
     """A residual block: relu(shortcut(x) + body(x)), or relu(shortcut(x)) where the gate is shut.
+
+    With shortcut "none", a plain unit of a chain.
 
     Args:
         name: "s2b0": stage 2, block 0.
@@ -53,6 +73,8 @@ class Block:
             1x1 convolution with batch norm (option B); "none": no residual, relu(body(x)).
         gate: None if the body always runs.
         relu: whether a ReLU follows the addition.
+        relu6: whether that ReLU ends at 6.
+        pool: what follows all that; it always runs.
     """
 
     name: str
@@ -60,6 +82,8 @@ class Block:
     shortcut: str
     gate: Gate | None
     relu: bool = True
+    relu6: bool = False
+    pool: Pool | None = None
 
     @property
     def projection(self) -> Conv | None:
@@ -104,6 +128,7 @@ class Network:
         input_divisor: the network sees (pixel - input_zero) / input_divisor.
         classes: number of logits.
         exits: in the order of their blocks.
+        stem_pool: what follows the stem.
     """
 
     name: str
@@ -114,6 +139,7 @@ class Network:
     stem: Conv
     blocks: tuple[Block, ...]
     exits: tuple[Exit, ...] = ()
+    stem_pool: Pool | None = None
 
     @property
     def gated(self) -> tuple[Block, ...]:
@@ -144,6 +170,16 @@ def conv_macs(conv: Conv, out_height: int, out_width: int) -> int:
 def conv_output(size: int, conv: Conv) -> int:
     """Output height (or width) of a convolution over `size` rows (or columns)."""
     return (size + 2 * (conv.kernel // 2) - conv.kernel) // conv.stride + 1
+
+
+def pool_output(size: int, pool: Pool) -> int:
+    """Output height (or width) of pooling over `size` rows (or columns)."""
+    return (size + 2 * pool.padding - pool.size) // pool.stride + 1
+
+
+def pool_macs(pool: Pool, shape: tuple[int, int, int]) -> int:
+    """Cost of pooling whose output has this (height, width, channels): one per element seen."""
+    return math.prod(shape) * pool.size**2
 
 
 def _body_macs(block: Block, height: int, width: int) -> tuple[int, int, int]:
@@ -196,7 +232,8 @@ def head_macs(shape: tuple[int, int, int], classes: int) -> int:
 class UnitMacs:
     """Cost in MACs of the parts of a network; the mappings are by block name.
 
-    Only shortcuts that are projections cost anything and stand in `shortcuts`.
+    Only shortcuts that are projections cost anything and stand in `shortcuts`. `pools` are those
+    behind blocks; the one behind the stem is in `stem`.
     """
 
     stem: int
@@ -205,12 +242,13 @@ class UnitMacs:
     head: int
     exits: Mapping[str, int] = field(default_factory=dict)
     shortcuts: Mapping[str, int] = field(default_factory=dict)
+    pools: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def dense(self) -> int:
         """The same network without gates and exits."""
-        blocks = sum(self.bodies.values()) + sum(self.shortcuts.values())
-        return self.stem + blocks + self.head
+        parts = (self.bodies, self.shortcuts, self.pools)
+        return self.stem + sum(sum(part.values()) for part in parts) + self.head
 
 
 def network_macs(network: Network) -> UnitMacs:
@@ -218,12 +256,21 @@ def network_macs(network: Network) -> UnitMacs:
     height, width, _ = network.input_shape
     height, width = conv_output(height, network.stem), conv_output(width, network.stem)
     stem = conv_macs(network.stem, height, width)
+    channels = network.stem.out_channels
+
+    def pooled(pool: Pool) -> int:
+        nonlocal height, width
+        height, width = pool_output(height, pool), pool_output(width, pool)
+        return pool_macs(pool, (height, width, channels))
+
+    if network.stem_pool is not None:
+        stem += pooled(network.stem_pool)
+    pools: dict[str, int] = {}
     gates: dict[str, int] = {}
     bodies: dict[str, int] = {}
     exits: dict[str, int] = {}
     leaving = {each.block for each in network.exits}
     shortcuts: dict[str, int] = {}
-    channels = network.stem.out_channels
     for block in network.blocks:
         if block.gate is not None:
             gates[block.name] = gate_macs(block, (height, width, channels))
@@ -231,10 +278,12 @@ def network_macs(network: Network) -> UnitMacs:
         if block.projection is not None:
             shortcuts[block.name] = conv_macs(block.projection, height, width)
         channels = block.body[-1].out_channels
+        if block.pool is not None:
+            pools[block.name] = pooled(block.pool)
         if block.name in leaving:
             exits[block.name] = head_macs((height, width, channels), network.classes)
     head = head_macs((height, width, channels), network.classes)
-    return UnitMacs(stem, gates, bodies, head, exits, shortcuts)
+    return UnitMacs(stem, gates, bodies, head, exits, shortcuts, pools)
 
 
 def _get(value: Any, key: str, kind: type, where: str) -> Any:
@@ -261,7 +310,10 @@ def _conv(value: Any, where: str) -> Conv:
         _size(value, "stride", where, 1, 4),
         _get(value, "relu", bool, where),
         _size({"groups": 1, **value}, "groups", where, 1, MAX_CHANNELS),
+        _get({"relu6": False, **value}, "relu6", bool, where),
     )
+    if conv.relu6 and not conv.relu:
+        raise CgateError(f"{where}: 'relu6' without 'relu'")
     if conv.kernel % 2 == 0:
         raise CgateError(f"{where}: kernel {conv.kernel} is even; supported are odd kernels")
     if conv.in_channels % conv.groups or conv.out_channels % conv.groups:
@@ -270,6 +322,17 @@ def _conv(value: Any, where: str) -> Conv:
             f"{conv.out_channels} output channels"
         )
     return conv
+
+
+def _pool(value: Any, where: str) -> Pool | None:
+    if value is None:
+        return None
+    kind = _get(value, "kind", str, where)
+    if kind not in POOLS:
+        raise CgateError(f"{where}: kind {kind!r} is not one of {', '.join(POOLS)}")
+    size = _size(value, "size", where, 1, 64)
+    padding = _size(value, "padding", where, 0, size // 2 if kind == "max" else 0)
+    return Pool(kind, size, _size(value, "stride", where, 1, 64), padding)
 
 
 def _gate(value: Any, where: str) -> Gate:
@@ -299,7 +362,11 @@ def _block(value: Any, where: str) -> Block:
     if not body or body[-1].relu:
         raise CgateError(f"{where}: the body must end in a convolution without ReLU")
     relu = _get({"relu": True, **value}, "relu", bool, where)
-    block = Block(name, body, shortcut, gate, relu)
+    relu6 = _get({"relu6": False, **value}, "relu6", bool, where)
+    if relu6 and not relu:
+        raise CgateError(f"{where}: 'relu6' without 'relu'")
+    pool = _pool(value.get("pool"), f"{where}.pool")
+    block = Block(name, body, shortcut, gate, relu, relu6, pool)
     if shortcut == "identity" and (
         block.stride != 1 or body[0].in_channels != body[-1].out_channels
     ):
@@ -343,6 +410,26 @@ def check_exits(network: Network, where: str) -> None:
         before = place
 
 
+def _check_maps(network: Network, where: str) -> None:
+    """Refuse a pool whose windows are larger than its map."""
+    sides = network.input_shape[:2]
+    steps: list[tuple[str, tuple[Conv, ...], Pool | None]] = [
+        ("stem", (network.stem,), network.stem_pool)
+    ]
+    steps += [(block.name, block.body, block.pool) for block in network.blocks]
+    for name, convs, pool in steps:
+        for conv in convs:
+            sides = conv_output(sides[0], conv), conv_output(sides[1], conv)
+        if pool is not None:
+            height, width = sides
+            sides = pool_output(height, pool), pool_output(width, pool)
+            if min(sides) < 1:
+                raise CgateError(
+                    f"{where}: the pool of {name} has windows of {pool.size}x{pool.size} pixels "
+                    f"for a map of {height}x{width}"
+                )
+
+
 def network_from_json(value: Any, where: str = "network") -> Network:
     """Check and read what `Network.to_json` wrote.
 
@@ -376,12 +463,13 @@ def network_from_json(value: Any, where: str = "network") -> Network:
             _exit(item, f"{where}.exits[{i}]")
             for i, item in enumerate(_get({"exits": [], **value}, "exits", list, where))
         ),
+        _pool(value.get("stem_pool"), f"{where}.stem_pool"),
     )
     if not network.stem.relu:
         raise CgateError(f"{where}.stem: the stem must end in a ReLU")
     names = [block.name for block in network.blocks]
-    if len(set(names)) != len(names):
-        raise CgateError(f"{where}: two blocks have the same name")
+    if len(set(names)) != len(names) or "stem" in names:
+        raise CgateError(f"{where}: two blocks have the same name, or one is called 'stem'")
     channels = shape[2]
     for what, conv in [("stem", network.stem)] + [
         (block.name, conv) for block in network.blocks for conv in block.body
@@ -391,5 +479,6 @@ def network_from_json(value: Any, where: str = "network") -> Network:
                 f"{where}: {what} takes {conv.in_channels} channels but is given {channels}"
             )
         channels = conv.out_channels
+    _check_maps(network, where)
     check_exits(network, where)
     return network

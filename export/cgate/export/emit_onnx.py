@@ -91,6 +91,8 @@ class _Emitter:
             self.conv(graph, "stem", self.network.stem, unit.inputs[0], output)
         elif unit.role == "shortcut":
             self.shortcut(unit, graph, output)
+        elif unit.role == "pool":
+            self.pool(unit, graph, output)
         elif unit.role == "body":
             self.body(unit, graph, output)
         elif unit.role == "gate":
@@ -120,7 +122,27 @@ class _Emitter:
             group=conv.groups,
         )
         if conv.relu:
-            graph.node("Relu", [total], output)
+            self.activate(graph, total, output, conv)
+
+    def activate(self, graph: _Graph, source: str, output: str, layer: Conv | Block) -> None:
+        """What follows a convolution or an addition."""
+        if layer.relu6:
+            ends = [graph.constant(f"{output}/{value}", value) for value in (0, 6)]
+            graph.node("Clip", [source, *ends], output)
+        else:
+            graph.node("Relu" if layer.relu else "Identity", [source], output)
+
+    def pool(self, unit: Unit, graph: _Graph, output: str) -> None:
+        pool = self.network.stem_pool if unit.block is None else self.block(unit).pool
+        assert pool is not None
+        graph.node(
+            "MaxPool" if pool.kind == "max" else "AveragePool",
+            [unit.inputs[0]],
+            output,
+            kernel_shape=[pool.size] * 2,
+            strides=[pool.stride] * 2,
+            pads=[pool.padding] * 4,
+        )
 
     def linear(self, graph: _Graph, name: str, source: str, output: str) -> None:
         layer = self.layers[name]
@@ -135,8 +157,15 @@ class _Emitter:
         return name
 
     def shortcut(self, unit: Unit, graph: _Graph, output: str) -> None:
-        """Every stride-th pixel between zero channels (option A)."""
+        """A projection, or every stride-th pixel between zero channels (option A)."""
         block, source = self.block(unit), unit.inputs[0]
+        if unit.output != f"{block.name}.shortcut":
+            # What is left of a sum where its gate is shut.
+            self.activate(graph, source, output, block)
+            return
+        if block.projection is not None:
+            self.conv(graph, output, block.projection, source, output)
+            return
         added = block.body[-1].out_channels - block.body[0].in_channels
         if block.stride > 1:
             ends = {"starts": [0, 0], "ends": [2**31 - 1] * 2, "axes": [2, 3]}
@@ -150,14 +179,17 @@ class _Emitter:
 
     def body(self, unit: Unit, graph: _Graph, output: str) -> None:
         block = self.block(unit)
-        # Of an identity block the one input is source and stream.
-        source, stream = unit.inputs[0], unit.stream
+        source = unit.inputs[0]
+        shortcut = f"{block.name}.shortcut"
+        stream = shortcut if shortcut in unit.inputs else source
         for i, conv in enumerate(block.body, 1):
             name = f"{block.name}.conv{i}"
             self.conv(graph, name, conv, source, name)
             source = name
-        graph.node("Add", [stream, source], f"{output}/sum")
-        graph.node("Relu", [f"{output}/sum"], output)
+        if block.shortcut != "none":
+            graph.node("Add", [stream, source], f"{output}/sum")
+            source = f"{output}/sum"
+        self.activate(graph, source, output, block)
 
     def gate(self, unit: Unit, graph: _Graph, output: str, decision: str) -> None:
         block, name = self.block(unit), unit.name

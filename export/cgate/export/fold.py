@@ -14,7 +14,7 @@ BATCH_NORM_EPSILON = 1e-5  # torch's default; SPEC.md, section 3
 
 @dataclass(frozen=True)
 class FloatConv:
-    """A convolution's float64 parameters: weights (out, kh, kw, in), bias (out)."""
+    """A convolution's float64 parameters: weights (out, kh, kw, in / groups), bias (out)."""
 
     weights: NDArray[np.float64]
     bias: NDArray[np.float64]
@@ -75,8 +75,9 @@ def fold(checkpoint: Checkpoint) -> dict[str, FloatConv]:
     """All layers of a checkpoint as plain convolutions.
 
     Returns:
-        By layer name: "stem", "<block>.conv<i>", "<block>.gate.fc1", "<block>.gate.fc2" (of
-        "anchor" gates: "<block>.gate.side"), "<block>.exit", "head".
+        By layer name: "stem", "<block>.conv<i>", "<block>.shortcut" (a projection),
+        "<block>.gate.fc1", "<block>.gate.fc2" (of "anchor" gates: "<block>.gate.side"),
+        "<block>.exit", "head".
         Linear layers are 1x1 convolutions.
     """
     network = checkpoint.network
@@ -86,6 +87,11 @@ def fold(checkpoint: Checkpoint) -> dict[str, FloatConv]:
         for i in range(1, len(block.body) + 1):
             layers[f"{block.name}.conv{i}"] = _folded(
                 checkpoint, f"{prefix}.conv{i}", f"{prefix}.bn{i}"
+            )
+        if block.projection is not None:
+            projection = f"{prefix}.projection"
+            layers[f"{block.name}.shortcut"] = _folded(
+                checkpoint, f"{projection}.conv", f"{projection}.bn"
             )
         if block.gate is not None:
             for name, layer in _gate(checkpoint, block.gate.kind, f"{prefix}.gate").items():

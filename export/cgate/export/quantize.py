@@ -1,7 +1,7 @@
 """From ranges and float weights to int8: scales, zero points, weights, biases, multipliers."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -102,20 +102,25 @@ class RangeTable:
             return low * factor, high * factor
         return low, high
 
-    def stream(self, names: Iterable[str], bodies: Iterable[str]) -> Scale:
+    def stream(self, names: Iterable[str], bodies: Iterable[str], positive: bool) -> Scale:
         """The scale of a stage's stream.
 
         Args:
             names: the tensors of the stream.
             bodies: every F that is added to it.
+            positive: whether the stream is never negative, whatever the tensors are.
         """
         names, bodies = list(names), list(bodies)
+
+        def scale(ends: Callable[[str], tuple[float, float]]) -> Scale:
+            tensors = [(0.0, high) if positive else (low, high) for low, high in map(ends, names)]
+            return stream_scale(tensors, [ends(name) for name in bodies])
+
         if self._choice != "mse":
-            return stream_scale([self(name)[1] for name in names], [self(name) for name in bodies])
-        widest = stream_scale(
-            [self.widest(name)[1] for name in names], [self.widest(name) for name in bodies]
-        )
-        codes = [(self._histogram(name), 0, 255) for name in names]
+            return scale(self)
+        widest = scale(self.widest)
+        least = -128 - widest.zero_point
+        codes = [(self._histogram(name), least, least + 255) for name in names]
         codes += [(self._histogram(name), -128, 127) for name in bodies]
 
         def error(factor: float) -> float:
@@ -138,24 +143,49 @@ def relu_scale(high: float) -> Scale:
     return Scale(as_float32(_span(high) / 255), ZERO_RELU)
 
 
-def stream_scale(highs: Iterable[float], bodies: Iterable[tuple[float, float]]) -> Scale:
+def stream_scale(
+    ends: Iterable[tuple[float, float]], bodies: Iterable[tuple[float, float]]
+) -> Scale:
     """One scale for a stage's stream and for every F that is added to it (SPEC.md 5.6).
 
     Args:
-        highs: largest value of every tensor of the stream.
+        ends: (low, high) of every tensor of the stream.
         bodies: (low, high) of every F; at zero point 0 it must fit in -128 .. 127 steps.
     """
-    steps = [high / 255 for high in highs]
-    for low, high in bodies:
-        steps += [high / 127, -low / 128]
-    return Scale(as_float32(_span(max(steps) * 255) / 255), ZERO_RELU)
+    ends = list(ends)
+    low, high = min(0.0, *(low for low, _ in ends)), max(0.0, *(high for _, high in ends))
+    steps = [(high - low) / 255]
+    for lowest, highest in bodies:
+        steps += [highest / 127, -lowest / 128]
+    scale = as_float32(_span(max(steps) * 255) / 255)
+    return Scale(scale, _zero_point(low, scale))
+
+
+def _zero_point(low: float, scale: float) -> int:
+    """The code of 0.0 where `low` <= 0 is to be the least one, or near it."""
+    return max(-128, min(127, round(-128 - low / scale)))
 
 
 def signed_scale(low: float, high: float) -> Scale:
     """Scale for low .. high on 255 steps; 0.0 is represented exactly."""
     low, high = min(low, 0.0), max(high, 0.0)
     scale = as_float32(_span(high - low) / 255)
-    return Scale(scale, max(-128, min(127, round(-128 - low / scale))))
+    return Scale(scale, _zero_point(low, scale))
+
+
+def scale_at(low: float, high: float, zero_point: int) -> Scale:
+    """The finest scale at which low .. high fits around this zero point."""
+    steps = [0.0]
+    if zero_point < 127:
+        steps.append(high / (127 - zero_point))
+    if zero_point > -128:
+        steps.append(-low / (zero_point + 128))
+    return Scale(as_float32(_span(max(steps) * 255) / 255), zero_point)
+
+
+def mean_scale(low: float, high: float, source: Scale) -> Scale:
+    """Scale of means, low .. high, of a tensor at the scale `source`."""
+    return relu_scale(high) if source.zero_point == ZERO_RELU else signed_scale(low, high)
 
 
 NEVER = 255

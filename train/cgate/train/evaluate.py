@@ -130,7 +130,7 @@ def image_macs(
     going = torch.ones(len(place), dtype=torch.bool)
     exits = {each.block: i for i, each in enumerate(network.exits)}
     for block in network.blocks:
-        always = macs.shortcuts.get(block.name, 0)
+        always = macs.shortcuts.get(block.name, 0) + macs.pools.get(block.name, 0)
         skips = block.gate is not None
         if block.gate is not None and not fixed:
             always += macs.gates[block.name]

@@ -25,9 +25,9 @@ def _frozen(block: Block, opened: bool) -> Block | None:
     """The block without its decision; None where nothing of it is left."""
     if opened:
         return replace(block, gate=None)
-    if block.shortcut == "identity" and block.relu:
+    if block.shortcut == "identity" and block.relu and block.pool is None:
         return None
-    # What is left changes the shape, or has no ReLU: a body that a static gate holds shut.
+    # What is left changes the shape or has no ReLU: a body that a static gate holds shut.
     return replace(block, gate=Gate("static"))
 
 

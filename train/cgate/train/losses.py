@@ -30,7 +30,9 @@ def executed_share(gates: Mapping[str, Tensor], macs: UnitMacs) -> Tensor:
         A scalar, float32.
     """
     always = macs.stem + macs.head
-    always += sum(sum(part.values()) for part in (macs.gates, macs.exits, macs.shortcuts))
+    always += sum(
+        sum(part.values()) for part in (macs.gates, macs.exits, macs.shortcuts, macs.pools)
+    )
     always += sum(cost for block, cost in macs.bodies.items() if block not in gates)
     gated = torch.stack([gate.mean() * macs.bodies[block] for block, gate in gates.items()])
     return (always + gated.sum()) / macs.dense

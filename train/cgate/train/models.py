@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cgate.core.network import Block, Conv, Network
+from cgate.core.network import Block, Conv, Network, Pool
 from cgate.train.gates import (
     GateOptions,
     GatePolicy,
@@ -80,6 +80,21 @@ def _normalised(conv: Conv) -> nn.ModuleDict:
     return nn.ModuleDict({"conv": _conv(conv), "bn": BatchNorm(conv.out_channels)})
 
 
+def _activate(x: Tensor, layer: Conv | Block) -> Tensor:
+    """`x` after the ReLU of `layer`, if it has one."""
+    if layer.relu6:
+        return functional.relu6(x)
+    return torch.relu(x) if layer.relu else x
+
+
+def _pool(x: Tensor, pool: Pool | None) -> Tensor:
+    if pool is None:
+        return x
+    if pool.kind == "max":
+        return functional.max_pool2d(x, pool.size, pool.stride, pool.padding)
+    return functional.avg_pool2d(x, pool.size, pool.stride)
+
+
 class ResidualBlock(nn.Module):
     """relu(shortcut(x) + gate * body(x)), built from a Block, which may do without the ReLU."""
 
@@ -104,8 +119,7 @@ class ResidualBlock(nn.Module):
         for i, conv in enumerate(self.block.body, 1):
             statistics = None if own is None else own[f"bn{i}"]
             x = self.get_submodule(f"bn{i}")(self.get_submodule(f"conv{i}")(x), statistics)
-            if conv.relu:
-                x = torch.relu(x)
+            x = _activate(x, conv)
             made.append(x)
         return made
 
@@ -131,7 +145,7 @@ class ResidualBlock(nn.Module):
 
     def activate(self, x: Tensor) -> Tensor:
         """What follows the addition."""
-        return torch.relu(x) if self.block.relu else x
+        return _activate(x, self.block)
 
     def replay(self, x: Tensor, own: Mapping[str, Statistics]) -> tuple[Tensor, Tensor]:
         """Shortcut and F of another input than the block's, with other batch statistics."""
@@ -230,9 +244,10 @@ class GatedResNet(nn.Module):
         x = (x - self.network.input_zero) / self.network.input_divisor
         if observe is not None:
             observe("input", x, None)
-        x = torch.relu(self.stem["bn"](self.stem["conv"](x)))
+        x = _activate(self.stem["bn"](self.stem["conv"](x)), self.network.stem)
         if observe is not None:
             observe("stem", x, None)
+        x = _pool(x, self.network.stem_pool)
         keys = image_keys(pixels)
         gates: dict[str, Tensor] = {}
         scores: dict[str, Score] = {}
@@ -261,6 +276,7 @@ class GatedResNet(nn.Module):
                     outputs.append((opened, actual))
             if observe is not None:
                 observe(f"{name}.out", x, None)
+            x = _pool(x, module.block.pool)
             if name in self.exits:
                 seen = x.detach() if self.detach_exits else x
                 exits[name] = _classify(seen, self.exits[name], f"{name}.exit", observe)

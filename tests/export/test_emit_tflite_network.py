@@ -18,7 +18,7 @@ from cgate.export import reference
 from cgate.export.emit_tflite_network import emit_tflite_network
 from cgate.export.golden import INTERPRETERS, GoldenUnit
 from cgate.export.lower import lower
-from synthetic import random_images, small_network, write_checkpoint
+from synthetic import SHAPES, random_images, small_network, write_checkpoint
 
 Int8 = NDArray[np.int8]
 
@@ -28,8 +28,9 @@ NETWORKS = {
     "statistics": small_network(kind="cir-predicted", exits=("s2b0",)),
     "anchors": small_network(shape=(13, 9, 3), kind="anchor"),
     "no branch": small_network(kind="static"),
+    **SHAPES,
 }
-IMAGES = 25
+IMAGES = 15
 
 
 @pytest.fixture(scope="module", params=list(NETWORKS))
@@ -143,7 +144,7 @@ def test_the_default_resolver_skips_too(
     require(package)
     network, plan, weights = lowered
     content = emit_tflite_network(plan, weights)
-    images = reference.to_input(random_images(network, 20, 9))
+    images = reference.to_input(random_images(network, 8, 9))
     plain = interpreter(content, package, "AUTO")
     _, *gates = (each["index"] for each in plain.get_output_details())
     opened = []

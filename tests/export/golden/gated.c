@@ -14,15 +14,6 @@
 #error "this code was generated for another version of the cgate runtime"
 #endif
 
-#if defined(__ARM_FEATURE_DSP)
-/* stem.weights and the rest, for conv2d_s8__dsp_direct */
-static const int32_t gated_stem_packed[20] = {
-         16040, 1453387280,     -16320,          7,       6664, 1768277612,     -16320,          7,
-      -9175028,    3407998,  -16056328,   10157826,  -11665154,    4259618,  -16121662,   -6553436,
-           136,      65504,          0,          0,
-};
-
-#else
 /* stem.weights 2x3x3x1 */
 static const int8_t gated_stem_weights[18] = {
        6,   -4,  -70, -123,  127,   97,  -89, -123,   68,   63, -127,   26,   77, -111,   82,   32,
@@ -44,15 +35,6 @@ static const int8_t gated_stem_shift[2] = {
     -7, -7,
 };
 
-#endif
-#if defined(__ARM_FEATURE_DSP)
-/* s1b0.gate.fc1.weights and the rest, for conv2d_s8__dsp_direct */
-static const int32_t gated_s1b0_gate_hidden_packed[12] = {
-         -5512, 1467208713,     -16320,          7,       -882, 1529643096,     -16320,          7,
-           118,        228,        254,        254,
-};
-
-#else
 /* s1b0.gate.fc1.weights 2x1x1x2 */
 static const int8_t gated_s1b0_gate_fc1_weights[4] = {
      59, 127, 114, 127,
@@ -73,14 +55,6 @@ static const int8_t gated_s1b0_gate_fc1_shift[2] = {
     -7, -7,
 };
 
-#endif
-#if defined(__ARM_FEATURE_DSP)
-/* s1b0.gate.fc2.weights and the rest, for conv2d_s8__dsp_direct */
-static const int32_t gated_s1b0_gate_logit_packed[8] = {
-         18554, 1599953223,        128,          8,        132,          0,      65282,          0,
-};
-
-#else
 /* s1b0.gate.fc2.weights 1x1x1x2 */
 static const int8_t gated_s1b0_gate_fc2_weights[2] = {
       66, -127,
@@ -101,17 +75,6 @@ static const int8_t gated_s1b0_gate_fc2_shift[1] = {
     -8,
 };
 
-#endif
-#if defined(__ARM_FEATURE_DSP)
-/* s1b0.conv1.weights and the rest, for conv2d_s8__dsp_direct */
-static const int32_t gated_s1b0_conv1_packed[28] = {
-         -4470, 2040472676,     -16320,          7,       8962, 1617924712,      -8160,          6,
-      -9961448,     524288,  -14024654,  -14745620,    6684872,  -16645944,        156,   -7733130,
-       1573060,  -16056452,   16646270,    6160564,   12648194,   -7733030,   15138684,    2686726,
-            62,        110,        114,      65528,
-};
-
-#else
 /* s1b0.conv1.weights 2x3x3x2 */
 static const int8_t gated_s1b0_conv1_weights[36] = {
       12,   25,  -76, -107,  100,   78,   51,    0,   98,   63,   12,  127, -127,  -66,   96,  115,
@@ -134,17 +97,6 @@ static const int8_t gated_s1b0_conv1_shift[2] = {
     -7, -6,
 };
 
-#endif
-#if defined(__ARM_FEATURE_DSP)
-/* s1b0.conv2.weights and the rest, for conv2d_s8__dsp_direct */
-static const int32_t gated_s1b0_conv2_packed[28] = {
-        -53706, 1637994268,       1024,         11,     -11702, 1634728206,        256,          9,
-      15204502,   11861934,   -1638642,    1638216,  -16580646,     262190,    9830478,  -15073112,
-       1179768,     262234,  -10485566,    8912994,   -1441586,    8913150,   11010100,   12845208,
-         65462,      65298,      65402,      65372,
-};
-
-#else
 /* s1b0.conv2.weights 2x3x3x2 */
 static const int8_t gated_s1b0_conv2_weights[36] = {
       75, -121,  116,  -13,  -19,   39, -127,   75,   60,   97,    9,  -80,  103,   26,  -11,   84,
@@ -167,15 +119,6 @@ static const int8_t gated_s1b0_conv2_shift[2] = {
     -11,  -9,
 };
 
-#endif
-#if defined(__ARM_FEATURE_DSP)
-/* s2b0.gate.fc1.weights and the rest, for conv2d_s8__dsp_direct */
-static const int32_t gated_s2b0_gate_hidden_packed[12] = {
-         -7650, 1614071431,     -32640,          8,      -3278, 2066011470,     -16320,          7,
-         65282,        254,      65454,      65476,
-};
-
-#else
 /* s2b0.gate.fc1.weights 2x1x1x2 */
 static const int8_t gated_s2b0_gate_fc1_weights[4] = {
     -127,  -41,  127,  -30,
@@ -196,14 +139,6 @@ static const int8_t gated_s2b0_gate_fc1_shift[2] = {
     -8, -7,
 };
 
-#endif
-#if defined(__ARM_FEATURE_DSP)
-/* s2b0.gate.fc2.weights and the rest, for conv2d_s8__dsp_direct */
-static const int32_t gated_s2b0_gate_logit_packed[8] = {
-          1832, 2100734466,         64,          7,        254,          0,      65328,          0,
-};
-
-#else
 /* s2b0.gate.fc2.weights 1x1x1x2 */
 static const int8_t gated_s2b0_gate_fc2_weights[2] = {
      127, -104,
@@ -224,20 +159,6 @@ static const int8_t gated_s2b0_gate_fc2_shift[1] = {
     -7,
 };
 
-#endif
-#if defined(__ARM_FEATURE_DSP)
-/* s2b0.conv1.weights and the rest, for conv2d_s8__dsp_direct */
-static const int32_t gated_s2b0_conv1_packed[56] = {
-         20146, 1797226665,     -65280,          9,      -7178, 1298926781,     -16320,          7,
-         26064, 1274776745,     -65280,          9,      -9730, 2048232872,     -16320,          7,
-      11468546,  -16056508,   -9502736,  -16645936,   -8257460,   -5439496,    4718692,    6094844,
-      -2883472,   10354900,   10092718,   14745576,   16646314,    2818006,   15597814,   11403506,
-         65424,         50,        202,      65516,   16449310,   -8519616,  -12779738,   16646144,
-       8978336,   15597664,   16646252,    8191932,   -6815594,   -8323172,  -12386462,    2686948,
-     -14745758,   -2096990,   12845078,   13303752,        168,         52,        208,         72,
-};
-
-#else
 /* s2b0.conv1.weights 4x3x3x2 */
 static const int8_t gated_s2b0_conv1_weights[72] = {
     -127,   -8,   87,  -73,   38,   50,  -63,   36,   56,   87,  -22,   77,   85,  123,  127,  119,
@@ -262,51 +183,6 @@ static const int8_t gated_s2b0_conv1_shift[4] = {
     -9, -7, -9, -7,
 };
 
-#endif
-#if defined(__ARM_FEATURE_DSP)
-/* s2b0.conv2.weights and the rest, for conv2d_s8__dsp_winograd */
-static const int32_t gated_s2b0_conv2_packed[304] = {
-       -329284, 1488499656,       8192,         14,      -2486, 1543368079,        512,         10,
-          8792, 1278496280,         64,          7,      16440, 1731054836,        256,          9,
-      -3407832,    8257501,    8257534,   -5177255,   -1179557,   -2621465,    8323195,    2490394,
-      -1638491,   19529622,    6356930,   -4915117,    4260041,   12975960,   15925423,   -2097112,
-       7340179,    6357000,    6619040,   11206695,    2687053,   -1572918,    7799067,    1835036,
-      12517130,   40238899,     917228,   11993109,   19005847,   45219357,   30605751,  -11927482,
-      30540006,   13959191,    1441448,   44302269,   15859871,   16121601,   14353039,   -4063186,
-       6291444,    4784114,   -1704013,    8388580,    4653104,    8388522,    3539050,   -2621432,
-       4194122,    6815625,   18481090,   -4652812,   -6029219,    1572901,   10682674,   -7667686,
-      12910465,   32046586,   14221221,   14025069,  -10485580,     261970,   12058863,  -22085475,
-      16973563,    1507236,   10879167,    8978345,   -6028920,    5373738,   -1572487,   -9109403,
-      43122592,   77200119,   -1900440,   64946452,  -19398003,    1244337,    2556080,  -52362770,
-      51248788,   16121419,   -8453476,   54787468,  -10484683,   11467873,  -24706620,  -26410626,
-      10813428,   10026822,   -5898128,   16187287,   -2228031,    1244953,   -5439486,   -7929753,
-      -8323064,   18612069,   10289214,  -10354690,   -3080317,   -4849529,   21561504,   -3735426,
-     -18350041,   26672856,    8257541,  -11403137,    2228264,   -1310812,   11730867,  -25493009,
-      -5898027,   16580598,   -9109609,    1048743,    9895784,   -5963680,   28180857,    2162755,
-     -35978958,   40762959,  -15204628,   -1899990,   25952599,    4521399,   -1442126,  -63109994,
-     -11074930,   20512907,  -50070000,   23003770,   41222103,   -4653265,   31523390,   -7798466,
-      -3800970,    3014658,  -10682480,    5243029,    9175109,    1245051,   -1572874,   -7929701,
-      14351726,   14286441,   41025418,   -8846897,  -17629303,    7930177,   28639941,  -34209666,
-      25362363,   64223748,   31915950,   45417421,  -41943063,  -39452782,      65651,  -85458098,
-      22871053,    1834698,    3801844,   -5767379,  -16317671,   14941824,      66195,  -30670562,
-      55837428,  151646619,  -23526560,  156960039,  -89258951, -127403661,  -85591139, -184415858,
-      50920344,   26868519,  -79623700,   54524903,  -37877095,  -18614449,  -85590051,  -74840786,
-       9764982,   18808318,  -23133753,   28704686,  -11468296,  -20185656,  -28508482,  -23854664,
-     -10551574,   37879329,   24707202,  -20316189,  -11862571,   -4914683,   50397601,  -26345146,
-     -37093113,   53476288,   20054126,   -5438991,  -16515375,  -42663882,    -655877,  -92273166,
-     -22741055,   31981422,  -36306780,  -21561047,   15466201,   -7667476,   59572883,   -8126246,
-    -102234600,   78772299,  -50266008,   23267155,    1442253, -120849537,  -93718623, -205910306,
-     -73661556,   35782567, -162987820,   -8976957,   65405405,  -50856725,   26804433,  -37616466,
-     -19332742,    4915062,  -32833529,    6881706,   11337984,  -20185460,  -20906330,  -23854560,
-       1376129,    4521882,    6160386,   -2359264,   -3342443,    1048687,    7798894,   -8191950,
-      -1048529,    9895635,    4915219,    6226083,   -8323163,  -13500381,   -3997790,  -21692130,
-      -1769643,    2686917,   -5701493,   -6225919,    -786389,    1376251,    5505118,   -5308360,
-      -8912545,   18808176,   -9436994,   19530122,  -15728549,  -42270953,  -30016006,  -45808900,
-     -10420309,    4390740,  -30670418,   -5373882,    -523929,  -12648761,  -10879118,  -13041360,
-      -2752447,    1834930,   -6553523,    2359346,   -1179565,   -7077984,   -7012462,   -5308295,
-};
-
-#else
 /* s2b0.conv2.weights 4x3x3x4 */
 static const int8_t gated_s2b0_conv2_weights[144] = {
       40,   91,  -52,  -18, -119,   62,  -69,   12,  -12,   48,   95,   71,  -95,  109,   95,  -22,
@@ -335,16 +211,6 @@ static const int8_t gated_s2b0_conv2_shift[4] = {
     -14, -10,  -7,  -9,
 };
 
-#endif
-#if defined(__ARM_FEATURE_DSP)
-/* head.weights and the rest, for conv2d_s8__dsp_direct */
-static const int32_t gated_head_logits_packed[20] = {
-         -4152, 1406855519,     -10880,          8,      -9492, 2092246610,     -10880,          8,
-         32916, 1100233175,      -5440,          7,   11992866,   16711636,    7209214,    9764786,
-     -13041722,          0,   -1900798,          0,
-};
-
-#else
 /* head.weights 3x1x1x4 */
 static const int8_t gated_head_weights[12] = {
     -111,  127,   91,   55,  -22,  -39,  127,   74,  -29, -127, -100,  -15,
@@ -365,7 +231,6 @@ static const int8_t gated_head_shift[3] = {
     -8, -8, -7,
 };
 
-#endif
 static const cg_conv2d_s8 gated_stem_op = {
     .in_height = 8,
     .in_width = 8,
@@ -382,11 +247,10 @@ static const cg_conv2d_s8 gated_stem_op = {
     .out_zero_point = -128,
     .clamp_min = -128,
     .clamp_max = 127,
-    .weights = CG_DSP(NULL, gated_stem_weights),
-    .bias = CG_DSP(NULL, gated_stem_bias),
-    .multiplier = CG_DSP(NULL, gated_stem_multiplier),
-    .shift = CG_DSP(NULL, gated_stem_shift),
-    .packed = CG_DSP(gated_stem_packed, NULL),
+    .weights = gated_stem_weights,
+    .bias = gated_stem_bias,
+    .multiplier = gated_stem_multiplier,
+    .shift = gated_stem_shift,
 };
 
 static const cg_mean_s8 gated_s1b0_gate_mean_op = {
@@ -415,11 +279,10 @@ static const cg_conv2d_s8 gated_s1b0_gate_hidden_op = {
     .out_zero_point = -128,
     .clamp_min = -128,
     .clamp_max = 127,
-    .weights = CG_DSP(NULL, gated_s1b0_gate_fc1_weights),
-    .bias = CG_DSP(NULL, gated_s1b0_gate_fc1_bias),
-    .multiplier = CG_DSP(NULL, gated_s1b0_gate_fc1_multiplier),
-    .shift = CG_DSP(NULL, gated_s1b0_gate_fc1_shift),
-    .packed = CG_DSP(gated_s1b0_gate_hidden_packed, NULL),
+    .weights = gated_s1b0_gate_fc1_weights,
+    .bias = gated_s1b0_gate_fc1_bias,
+    .multiplier = gated_s1b0_gate_fc1_multiplier,
+    .shift = gated_s1b0_gate_fc1_shift,
 };
 
 static const cg_conv2d_s8 gated_s1b0_gate_logit_op = {
@@ -438,11 +301,10 @@ static const cg_conv2d_s8 gated_s1b0_gate_logit_op = {
     .out_zero_point = 0,
     .clamp_min = -128,
     .clamp_max = 127,
-    .weights = CG_DSP(NULL, gated_s1b0_gate_fc2_weights),
-    .bias = CG_DSP(NULL, gated_s1b0_gate_fc2_bias),
-    .multiplier = CG_DSP(NULL, gated_s1b0_gate_fc2_multiplier),
-    .shift = CG_DSP(NULL, gated_s1b0_gate_fc2_shift),
-    .packed = CG_DSP(gated_s1b0_gate_logit_packed, NULL),
+    .weights = gated_s1b0_gate_fc2_weights,
+    .bias = gated_s1b0_gate_fc2_bias,
+    .multiplier = gated_s1b0_gate_fc2_multiplier,
+    .shift = gated_s1b0_gate_fc2_shift,
 };
 
 static const cg_conv2d_s8 gated_s1b0_conv1_op = {
@@ -461,11 +323,10 @@ static const cg_conv2d_s8 gated_s1b0_conv1_op = {
     .out_zero_point = -128,
     .clamp_min = -128,
     .clamp_max = 127,
-    .weights = CG_DSP(NULL, gated_s1b0_conv1_weights),
-    .bias = CG_DSP(NULL, gated_s1b0_conv1_bias),
-    .multiplier = CG_DSP(NULL, gated_s1b0_conv1_multiplier),
-    .shift = CG_DSP(NULL, gated_s1b0_conv1_shift),
-    .packed = CG_DSP(gated_s1b0_conv1_packed, NULL),
+    .weights = gated_s1b0_conv1_weights,
+    .bias = gated_s1b0_conv1_bias,
+    .multiplier = gated_s1b0_conv1_multiplier,
+    .shift = gated_s1b0_conv1_shift,
 };
 
 static const cg_conv2d_s8 gated_s1b0_conv2_op = {
@@ -484,11 +345,10 @@ static const cg_conv2d_s8 gated_s1b0_conv2_op = {
     .out_zero_point = 0,
     .clamp_min = -128,
     .clamp_max = 127,
-    .weights = CG_DSP(NULL, gated_s1b0_conv2_weights),
-    .bias = CG_DSP(NULL, gated_s1b0_conv2_bias),
-    .multiplier = CG_DSP(NULL, gated_s1b0_conv2_multiplier),
-    .shift = CG_DSP(NULL, gated_s1b0_conv2_shift),
-    .packed = CG_DSP(gated_s1b0_conv2_packed, NULL),
+    .weights = gated_s1b0_conv2_weights,
+    .bias = gated_s1b0_conv2_bias,
+    .multiplier = gated_s1b0_conv2_multiplier,
+    .shift = gated_s1b0_conv2_shift,
 };
 
 static const cg_residual_add_s8 gated_s1b0_out_op = {
@@ -521,11 +381,10 @@ static const cg_conv2d_s8 gated_s2b0_gate_hidden_op = {
     .out_zero_point = -128,
     .clamp_min = -128,
     .clamp_max = 127,
-    .weights = CG_DSP(NULL, gated_s2b0_gate_fc1_weights),
-    .bias = CG_DSP(NULL, gated_s2b0_gate_fc1_bias),
-    .multiplier = CG_DSP(NULL, gated_s2b0_gate_fc1_multiplier),
-    .shift = CG_DSP(NULL, gated_s2b0_gate_fc1_shift),
-    .packed = CG_DSP(gated_s2b0_gate_hidden_packed, NULL),
+    .weights = gated_s2b0_gate_fc1_weights,
+    .bias = gated_s2b0_gate_fc1_bias,
+    .multiplier = gated_s2b0_gate_fc1_multiplier,
+    .shift = gated_s2b0_gate_fc1_shift,
 };
 
 static const cg_conv2d_s8 gated_s2b0_gate_logit_op = {
@@ -544,11 +403,10 @@ static const cg_conv2d_s8 gated_s2b0_gate_logit_op = {
     .out_zero_point = 0,
     .clamp_min = -128,
     .clamp_max = 127,
-    .weights = CG_DSP(NULL, gated_s2b0_gate_fc2_weights),
-    .bias = CG_DSP(NULL, gated_s2b0_gate_fc2_bias),
-    .multiplier = CG_DSP(NULL, gated_s2b0_gate_fc2_multiplier),
-    .shift = CG_DSP(NULL, gated_s2b0_gate_fc2_shift),
-    .packed = CG_DSP(gated_s2b0_gate_logit_packed, NULL),
+    .weights = gated_s2b0_gate_fc2_weights,
+    .bias = gated_s2b0_gate_fc2_bias,
+    .multiplier = gated_s2b0_gate_fc2_multiplier,
+    .shift = gated_s2b0_gate_fc2_shift,
 };
 
 static const cg_shortcut_pad_s8 gated_s2b0_shortcut_op = {
@@ -580,11 +438,10 @@ static const cg_conv2d_s8 gated_s2b0_conv1_op = {
     .out_zero_point = -128,
     .clamp_min = -128,
     .clamp_max = 127,
-    .weights = CG_DSP(NULL, gated_s2b0_conv1_weights),
-    .bias = CG_DSP(NULL, gated_s2b0_conv1_bias),
-    .multiplier = CG_DSP(NULL, gated_s2b0_conv1_multiplier),
-    .shift = CG_DSP(NULL, gated_s2b0_conv1_shift),
-    .packed = CG_DSP(gated_s2b0_conv1_packed, NULL),
+    .weights = gated_s2b0_conv1_weights,
+    .bias = gated_s2b0_conv1_bias,
+    .multiplier = gated_s2b0_conv1_multiplier,
+    .shift = gated_s2b0_conv1_shift,
 };
 
 static const cg_conv2d_s8 gated_s2b0_conv2_op = {
@@ -603,11 +460,10 @@ static const cg_conv2d_s8 gated_s2b0_conv2_op = {
     .out_zero_point = 0,
     .clamp_min = -128,
     .clamp_max = 127,
-    .weights = CG_DSP(NULL, gated_s2b0_conv2_weights),
-    .bias = CG_DSP(NULL, gated_s2b0_conv2_bias),
-    .multiplier = CG_DSP(NULL, gated_s2b0_conv2_multiplier),
-    .shift = CG_DSP(NULL, gated_s2b0_conv2_shift),
-    .packed = CG_DSP(gated_s2b0_conv2_packed, NULL),
+    .weights = gated_s2b0_conv2_weights,
+    .bias = gated_s2b0_conv2_bias,
+    .multiplier = gated_s2b0_conv2_multiplier,
+    .shift = gated_s2b0_conv2_shift,
 };
 
 static const cg_residual_add_s8 gated_s2b0_out_op = {
@@ -640,11 +496,10 @@ static const cg_conv2d_s8 gated_head_logits_op = {
     .out_zero_point = -43,
     .clamp_min = -128,
     .clamp_max = 127,
-    .weights = CG_DSP(NULL, gated_head_weights),
-    .bias = CG_DSP(NULL, gated_head_bias),
-    .multiplier = CG_DSP(NULL, gated_head_multiplier),
-    .shift = CG_DSP(NULL, gated_head_shift),
-    .packed = CG_DSP(gated_head_logits_packed, NULL),
+    .weights = gated_head_weights,
+    .bias = gated_head_bias,
+    .multiplier = gated_head_multiplier,
+    .shift = gated_head_shift,
 };
 
 cg_status gated_run(const int8_t *input, int8_t *output, void *arena,
@@ -658,75 +513,75 @@ cg_status gated_run(const int8_t *input, int8_t *output, void *arena,
     /* 0  stem  1.2 kMAC */
     CG_MARK_BEGIN(0);
     /* conv2d [8,8,1] -> [8,8,2]  1.2 kMAC */
-    CG_TRY(CG_DSP(cg_conv2d_s8__dsp_direct, cg_conv2d_s8__ref)(&gated_stem_op, input, a + 192, a + 0));
+    CG_TRY(cg_conv2d_s8__ref(&gated_stem_op, input, a + 0, NULL));
     CG_MARK_END(0);
-    cg_unit_done(hooks, 0, a + 192, 128);
+    cg_unit_done(hooks, 0, a + 0, 128);
 
     /* 1  s1b0.gate  0.1 kMAC */
     CG_MARK_BEGIN(1);
     /* mean [8,8,2] -> [1,1,2]  0.1 kMAC */
-    CG_TRY(CG_DSP(cg_mean_s8__dsp, cg_mean_s8__ref)(&gated_s1b0_gate_mean_op, a + 192, a + 48, NULL));
+    CG_TRY(cg_mean_s8__ref(&gated_s1b0_gate_mean_op, a + 0, a + 128, NULL));
     /* conv2d [1,1,2] -> [1,1,2]  0.0 kMAC */
-    CG_TRY(CG_DSP(cg_conv2d_s8__dsp_direct, cg_conv2d_s8__ref)(&gated_s1b0_gate_hidden_op, a + 48, a + 64, a + 0));
+    CG_TRY(cg_conv2d_s8__ref(&gated_s1b0_gate_hidden_op, a + 128, a + 144, NULL));
     /* conv2d [1,1,2] -> [1,1,1]  0.0 kMAC */
-    CG_TRY(CG_DSP(cg_conv2d_s8__dsp_direct, cg_conv2d_s8__ref)(&gated_s1b0_gate_logit_op, a + 64, a + 48, a + 0));
-    int open_s1b0_gate = *(a + 48) > -7;
+    CG_TRY(cg_conv2d_s8__ref(&gated_s1b0_gate_logit_op, a + 144, a + 128, NULL));
+    int open_s1b0_gate = *(a + 128) > -7;
     CG_MARK_END(1);
-    cg_unit_done(hooks, 1, a + 48, 1);
+    cg_unit_done(hooks, 1, a + 128, 1);
     open_s1b0_gate = cg_gate(hooks, 0, open_s1b0_gate);
 
     /* 2  s1b0.body  4.6 kMAC */
     if (open_s1b0_gate) {
         CG_MARK_BEGIN(2);
         /* conv2d [8,8,2] -> [8,8,2]  2.3 kMAC */
-        CG_TRY(CG_DSP(cg_conv2d_s8__dsp_direct, cg_conv2d_s8__ref)(&gated_s1b0_conv1_op, a + 192, a + 320, a + 0));
+        CG_TRY(cg_conv2d_s8__ref(&gated_s1b0_conv1_op, a + 0, a + 128, NULL));
         /* conv2d [8,8,2] -> [8,8,2]  2.3 kMAC */
-        CG_TRY(CG_DSP(cg_conv2d_s8__dsp_direct, cg_conv2d_s8__ref)(&gated_s1b0_conv2_op, a + 320, a + 448, a + 0));
+        CG_TRY(cg_conv2d_s8__ref(&gated_s1b0_conv2_op, a + 128, a + 256, NULL));
         /* residual_add [8,8,2] -> [8,8,2] */
-        CG_TRY(CG_DSP(cg_residual_add_s8__dsp, cg_residual_add_s8__ref)(&gated_s1b0_out_op, a + 448, a + 192, NULL));
+        CG_TRY(cg_residual_add_s8__ref(&gated_s1b0_out_op, a + 256, a + 0, NULL));
         CG_MARK_END(2);
-        cg_unit_done(hooks, 2, a + 192, 128);
+        cg_unit_done(hooks, 2, a + 0, 128);
     }
 
     /* 3  s2b0.gate  0.1 kMAC */
     CG_MARK_BEGIN(3);
     /* mean [8,8,2] -> [1,1,2]  0.1 kMAC */
-    CG_TRY(CG_DSP(cg_mean_s8__dsp, cg_mean_s8__ref)(&gated_s2b0_gate_mean_op, a + 192, a + 48, NULL));
+    CG_TRY(cg_mean_s8__ref(&gated_s2b0_gate_mean_op, a + 0, a + 128, NULL));
     /* conv2d [1,1,2] -> [1,1,2]  0.0 kMAC */
-    CG_TRY(CG_DSP(cg_conv2d_s8__dsp_direct, cg_conv2d_s8__ref)(&gated_s2b0_gate_hidden_op, a + 48, a + 64, a + 0));
+    CG_TRY(cg_conv2d_s8__ref(&gated_s2b0_gate_hidden_op, a + 128, a + 144, NULL));
     /* conv2d [1,1,2] -> [1,1,1]  0.0 kMAC */
-    CG_TRY(CG_DSP(cg_conv2d_s8__dsp_direct, cg_conv2d_s8__ref)(&gated_s2b0_gate_logit_op, a + 64, a + 48, a + 0));
-    int open_s2b0_gate = *(a + 48) > -7;
+    CG_TRY(cg_conv2d_s8__ref(&gated_s2b0_gate_logit_op, a + 144, a + 128, NULL));
+    int open_s2b0_gate = *(a + 128) > -7;
     CG_MARK_END(3);
-    cg_unit_done(hooks, 3, a + 48, 1);
+    cg_unit_done(hooks, 3, a + 128, 1);
     open_s2b0_gate = cg_gate(hooks, 1, open_s2b0_gate);
 
     /* 4  s2b0.shortcut  0.0 kMAC */
     CG_MARK_BEGIN(4);
     /* shortcut_pad [8,8,2] -> [4,4,4] */
-    CG_TRY(cg_shortcut_pad_s8__ref(&gated_s2b0_shortcut_op, a + 192, a + 2208, NULL));
+    CG_TRY(cg_shortcut_pad_s8__ref(&gated_s2b0_shortcut_op, a + 0, a + 128, NULL));
     CG_MARK_END(4);
-    cg_unit_done(hooks, 4, a + 2208, 64);
+    cg_unit_done(hooks, 4, a + 128, 64);
 
     /* 5  s2b0.body  3.5 kMAC */
     if (open_s2b0_gate) {
         CG_MARK_BEGIN(5);
         /* conv2d [8,8,2] -> [4,4,4]  1.2 kMAC */
-        CG_TRY(CG_DSP(cg_conv2d_s8__dsp_direct, cg_conv2d_s8__ref)(&gated_s2b0_conv1_op, a + 192, a + 2272, a + 0));
+        CG_TRY(cg_conv2d_s8__ref(&gated_s2b0_conv1_op, a + 0, a + 192, NULL));
         /* conv2d [4,4,4] -> [4,4,4]  2.3 kMAC */
-        CG_TRY(CG_DSP(cg_conv2d_s8__dsp_winograd, cg_conv2d_s8__ref)(&gated_s2b0_conv2_op, a + 2272, a + 2336, a + 0));
+        CG_TRY(cg_conv2d_s8__ref(&gated_s2b0_conv2_op, a + 192, a + 0, NULL));
         /* residual_add [4,4,4] -> [4,4,4] */
-        CG_TRY(CG_DSP(cg_residual_add_s8__dsp, cg_residual_add_s8__ref)(&gated_s2b0_out_op, a + 2336, a + 2208, NULL));
+        CG_TRY(cg_residual_add_s8__ref(&gated_s2b0_out_op, a + 0, a + 128, NULL));
         CG_MARK_END(5);
-        cg_unit_done(hooks, 5, a + 2208, 64);
+        cg_unit_done(hooks, 5, a + 128, 64);
     }
 
     /* 6  head  0.1 kMAC */
     CG_MARK_BEGIN(6);
     /* mean [4,4,4] -> [1,1,4]  0.1 kMAC */
-    CG_TRY(CG_DSP(cg_mean_s8__dsp, cg_mean_s8__ref)(&gated_head_mean_op, a + 2208, a + 32, NULL));
+    CG_TRY(cg_mean_s8__ref(&gated_head_mean_op, a + 128, a + 0, NULL));
     /* conv2d [1,1,4] -> [1,1,3]  0.0 kMAC */
-    CG_TRY(CG_DSP(cg_conv2d_s8__dsp_direct, cg_conv2d_s8__ref)(&gated_head_logits_op, a + 32, output, a + 0));
+    CG_TRY(cg_conv2d_s8__ref(&gated_head_logits_op, a + 0, output, NULL));
     CG_MARK_END(6);
     cg_unit_done(hooks, 6, output, 3);
 

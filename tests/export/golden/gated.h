@@ -19,7 +19,7 @@ extern "C" {
 /* int8 logits, one per class: scale 0.0147058824, zero point -43 */
 #define GATED_OUTPUT_SIZE 3
 /* scratch memory of one inference, aligned to CG_ARENA_ALIGN */
-#define GATED_ARENA_SIZE 2400
+#define GATED_ARENA_SIZE 384
 #define GATED_UNITS 7
 #define GATED_GATES 2
 

@@ -22,6 +22,7 @@ from cgate.core.plan import (
     Op,
     Plan,
     ResidualAdd,
+    ShortcutPad,
     Tensor,
     Unit,
     Weights,
@@ -128,9 +129,21 @@ def _direct_column(layer: ConvLayer) -> int:
     return _round_up(int(np.prod(layer.weights.shape[1:])), 4)
 
 
+def _direct_taps(layer: ConvLayer) -> NDArray[np.int64]:
+    """Weights [outputs, taps] in a column's order.
+
+    Of each row of the kernel the whole words of four, then what is left over of all rows.
+    """
+    outputs, height, width, inputs = layer.weights.shape
+    rows = layer.weights.astype(np.int64).reshape(outputs, height, width * inputs)
+    whole = width * inputs // 4 * 4
+    parts = [rows[..., :whole], rows[..., whole:]]
+    return np.concatenate([part.reshape(outputs, -1) for part in parts], axis=1)
+
+
 def _direct_pack(layer: ConvLayer) -> Words:
     outputs, column = layer.weights.shape[0], _direct_column(layer)
-    taps = layer.weights.reshape(outputs, -1).astype(np.int64)
+    taps = _direct_taps(layer)
     padded = np.zeros((_round_up(outputs, 2), column), np.int64)
     padded[:outputs, : taps.shape[1]] = 2 * taps
     words = _pairs(padded).reshape(-1, 2, column // 2).transpose(0, 2, 1)
@@ -139,8 +152,7 @@ def _direct_pack(layer: ConvLayer) -> Words:
 
 
 def _direct_scratch(layer: ConvLayer) -> int:
-    column = _direct_column(layer)
-    return column * 8 + (0 if layer.in_shape[2] % 4 == 0 else column)
+    return 9 * _direct_column(layer)
 
 
 DIRECT = ConvKernel(
@@ -151,8 +163,8 @@ DIRECT = ConvKernel(
     _direct_scratch,
 )
 
-# Rows of the weight transform of Winograd's F(4, 3), scaled to integers, the outer ones by 3; firmware/src/dsp/
-# cg_dsp_winograd.h says how the scales are undone.
+# Rows of the weight transform of Winograd's F(4, 3), scaled to integers, the outer ones by 3;
+# firmware/src/dsp/cg_dsp_winograd.h says how the scales are undone.
 _G = np.array([(3, 0, 0), (1, 1, 1), (1, -1, 1), (1, 2, 4), (1, -2, 4), (0, 0, 3)], np.int64)
 
 
@@ -244,6 +256,7 @@ CONV_KERNELS: Mapping[str, ConvKernel] = {
 DSP_KERNELS: Mapping[type[Op], tuple[str, str]] = {
     Mean: ("mean_s8__dsp", "two sums a register"),
     ResidualAdd: ("residual_add_s8__dsp", "four additions by QADD8"),
+    ShortcutPad: ("shortcut_pad_s8__dsp", "requantised in five instructions"),
 }
 """Kernels that need no packed weights: name and reason, by kind of op."""
 
@@ -359,7 +372,7 @@ def choose(
     def with_kernel(op: Op) -> Op:
         if isinstance(op, Conv2d):
             return _convolution(op, *chosen[op.output], layers[op.output])
-        if isinstance(op, Mean | ResidualAdd):
+        if isinstance(op, Mean | ResidualAdd | ShortcutPad):
             name, why = DSP_KERNELS[type(op)]
             return replace(op, kernel=name, why=why)
         return op

@@ -70,20 +70,29 @@ static layout lay_out(const cg_conv2d_s8 *p, int int8) {
 }
 
 /* The rows first .. first + 5 of the input, those outside filled with the zero point. */
-static void copy_rows(const cg_conv2d_s8 *p, const int8_t *input, int first, uint32_t *to) {
+static __attribute__((noinline)) void copy_rows(const cg_conv2d_s8 *p, const int8_t *input,
+                                                int first, uint32_t *to) {
     const size_t words = (size_t)p->in_width * p->in_channels / 4;
     const uint32_t zero = (uint8_t)p->in_zero_point * 0x01010101u;
     for (int y = first; y < first + CG_WINDOW; y++) {
-        const uint32_t *const end = to + words;
+        size_t left = words;
         if (y < 0 || y >= p->in_height) {
-            while (to != end) {
+            for (; left != 0; left--) {
                 *to++ = zero;
             }
-        } else {
-            const int8_t *in = input + (size_t)y * words * 4;
-            for (; to != end; in += 4) {
-                *to++ = cg_dsp_load(in);
-            }
+            continue;
+        }
+        const int8_t *in = input + (size_t)y * words * 4;
+        for (; left >= 4; left -= 4, in += 16, to += 4) {
+            const uint32_t w0 = cg_dsp_load(in), w1 = cg_dsp_load(in + 4), w2 = cg_dsp_load(in + 8),
+                           w3 = cg_dsp_load(in + 12);
+            to[0] = w0;
+            to[1] = w1;
+            to[2] = w2;
+            to[3] = w3;
+        }
+        for (; left != 0; left--, in += 4) {
+            *to++ = cg_dsp_load(in);
         }
     }
 }

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from cgate.host_tools.wire import (
     MAX_LENGTH,
+    SHOW,
     Decoder,
     Frame,
     encode,
@@ -104,8 +105,8 @@ def test_payloads() -> None:
 def test_run_request() -> None:
     image = np.array([[1, -1], [0, -128]], np.int8)
     force = np.array([2, 0], np.uint8)
-    assert run_request(image, None, False) == Frame(b"R", b"\x01\xff\x00\x80")
-    assert run_request(image, force, True) == Frame(b"V", b"\x01\xff\x00\x80\x02\x00")
+    assert run_request(image, None) == Frame(b"R", b"\x01\xff\x00\x80")
+    assert run_request(image, force, SHOW) == Frame(b"V", b"\x01\xff\x00\x80\x02\x00")
 
 
 def test_noise_that_looks_like_a_head_does_not_hide_the_frames_behind_it() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from cgate.core.errors import EXIT_CHECK_FAILED, CgateError
 from cgate.core.files import read_json, replaced_folder, sha256, write_json
-from cgate.core.plan import PLAN, WEIGHTS
+from cgate.core.plan import PLAN, WEIGHTS, load_bundle
 from cgate.core.progress import Progress, Silent
 from cgate.core.targets import Target, all_targets, size_text
 from cgate.host_tools.stack import read_call_graph, stack_bound
@@ -23,7 +24,11 @@ from cgate.host_tools.toolchain import ARM_GCC, ARM_SIZE, HOST_CC, find, firmwar
 
 SCHEMA = 1
 BUILD_JSON = "build.json"
+APPS = {"stream": "stream", "mlperf": "mlperf", "mlperf-energy": "mlperf"}
+"""What a program speaks, and the folder of firmware/apps that does."""
 BAUD = 115200
+ENERGY_BAUD = 9600
+"""MLPerf Tiny's, in energy mode."""
 STACK_SIZE = 4096
 """Bytes of RAM that every target program reserves for its stack."""
 
@@ -105,10 +110,16 @@ def model_name(bundle: Path) -> str:
     return headers[0].stem
 
 
-def app_flags(name: str) -> tuple[str, ...]:
-    """Definitions that tell firmware/apps/stream which model it serves."""
+def app_flags(name: str, app: str = "stream", scale: float = 1.0) -> tuple[str, ...]:
+    """Definitions that tell an app which model it serves, and how.
+
+    Args:
+        scale: of the logits; only MLPerf's app, which reports probabilities, needs it.
+    """
     upper = name.upper()
     return (
+        *((f"-DCG_APP_DECAY={round(2**31 * math.exp(-scale))}u",) if app != "stream" else ()),
+        *(("-DCG_APP_ENERGY=1",) if app == "mlperf-energy" else ()),
         f'-DCG_APP_HEADER="{name}.h"',
         f"-DCG_APP_MODEL={name}_model",
         *(
@@ -144,17 +155,20 @@ def include_flags(bundle: Path) -> tuple[str, ...]:
     )
 
 
-def sources(bundle: Path, io: str, target: Target | None = None) -> tuple[Path, ...]:
+def sources(
+    bundle: Path, io: str, target: Target | None = None, app: str = "stream"
+) -> tuple[Path, ...]:
     """All C files of a program.
 
     Args:
         io: "pipe", "semihosting" or "uart".
         target: whose chip and UART, for "uart".
+        app: a key of APPS.
     """
     firmware = firmware_folder()
     port = firmware / "port"
     files = [*sorted((bundle / "c").glob("*.c")), *sorted((firmware / "src").rglob("*.c"))]
-    files.append(firmware / "apps" / "stream" / "main.c")
+    files.append(firmware / "apps" / APPS[app] / "main.c")
     if io == "pipe":
         return (*files, port / "host" / "cg_host.c")
     core = port / "cortex_m"
@@ -182,23 +196,31 @@ def target_link_flags(target: Target) -> tuple[str, ...]:
     )
 
 
-def _recipe(bundle: Path, target: Target | None, io: str) -> _Recipe:
-    flags = (*COMMON_FLAGS, *include_flags(bundle), *app_flags(model_name(bundle)))
+def _recipe(bundle: Path, target: Target | None, io: str, app: str) -> _Recipe:
+    scale = 1.0 if app == "stream" else _output_scale(bundle)
+    flags = (*COMMON_FLAGS, *include_flags(bundle), *app_flags(model_name(bundle), app, scale))
     if target is None:
         return _Recipe(
             find(HOST_CC),
             version(HOST_CC),
-            sources(bundle, io),
+            sources(bundle, io, app=app),
             (*flags, *HOST_FLAGS),
             ("-Wl,--gc-sections",) if os.uname().sysname == "Linux" else (),
         )
+    baud = ENERGY_BAUD if app == "mlperf-energy" else BAUD
     return _Recipe(
         find(ARM_GCC),
         version(ARM_GCC),
-        sources(bundle, io, target),
-        (*target.cflags, *flags, *ARM_FLAGS, *(uart_flags(target) if io == "uart" else ())),
+        sources(bundle, io, target, app),
+        (*target.cflags, *flags, *ARM_FLAGS, *(uart_flags(target, baud) if io == "uart" else ())),
         (*target.cflags, *target_link_flags(target)),
     )
+
+
+def _output_scale(bundle: Path) -> float:
+    """What one step of the logits is worth."""
+    plan = load_bundle(bundle).plan
+    return float(plan.tensor(plan.output).scale)
 
 
 def _key(recipe: _Recipe, bundle: Path, plan_sha256: str) -> str:
@@ -325,6 +347,7 @@ def build(
     *,
     on: str = "qemu",
     io: str = "semihosting",
+    app: str = "stream",
     progress: Progress | None = None,
 ) -> Build:
     """Compile and link; does nothing if nothing has changed since the last time.
@@ -337,9 +360,11 @@ def build(
         target: what to build for; not used on the host.
         on: "qemu" (also right for the real board) or "host".
         io: "semihosting" or "uart"; not used on the host.
+        app: a key of APPS; all but "stream" need "uart" on a target.
 
     Raises:
-        CgateError: no bundle; a compiler is missing (3); the program does not fit the target (1).
+        CgateError: no bundle; energy mode without a power pin; a compiler is missing (3); the
+            program does not fit the target (1).
     """
     progress = progress or Silent()
     bundle = bundle.resolve()
@@ -349,9 +374,17 @@ def build(
         target, io = None, "pipe"
     elif target is None:
         raise CgateError("a target is needed to build for QEMU", "add --target cortex-m4")
+    elif app != "stream" and io != "uart":
+        raise CgateError(f"{app} talks over a UART", "add --io uart")
+    elif app == "mlperf-energy" and target.board is None:
+        raise CgateError(
+            f"{target.name} has no pin that could mark a power window",
+            "build for a board, such as --board nucleo-l4r5zi",
+        )
     name = "host" if target is None else target.name + ("-uart" if io == "uart" else "")
+    name += "" if app == "stream" else f"-{app}"
     plan_sha256, units = _identity(bundle)
-    recipe = _recipe(bundle, target, io)
+    recipe = _recipe(bundle, target, io, app)
     key = _key(recipe, bundle, plan_sha256)
     folder = bundle / "build" / name
     program = folder / ("program" if target is None else "program.elf")

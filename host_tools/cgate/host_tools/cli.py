@@ -38,6 +38,7 @@ COMMANDS = {
     "export": "Turn a checkpoint into an int8 bundle: plan, C and TFLite units.",
     "inspect": "Show a bundle's plan as a table, and draw the network.",
     "build": "Compile a bundle for its target or for this machine.",
+    "flash": "Write a bundle's program into a board.",
     "run": "Run test images through the built firmware and record a trace.",
     "verify": "Compare the parts of a bundle bit for bit.",
     "fidelity": "Say what int8 changes against the float network.",
@@ -49,6 +50,12 @@ COMMANDS = {
 
 # Packages that live in an extra, by the module whose import fails without them.
 EXTRAS = {"torch": "train", "optuna": "train", "sklearn": "demo", "tflite_runtime": "golden"}
+EXTRAS |= {
+    "serial": "power",
+    "joulescope": "power",
+    "ppk2_api": "power",
+    "otii_tcp_client": "power",
+}
 
 EPILOG = """\b
 Examples:

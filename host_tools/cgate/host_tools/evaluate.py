@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import threading
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from cgate.core.errors import CgateError
@@ -11,8 +14,9 @@ from cgate.core.progress import Progress, Silent
 from cgate.core.targets import Target, find_target
 from cgate.export.reference import to_input
 from cgate.host_tools import runner
-from cgate.host_tools.build import build
+from cgate.host_tools.build import Build, build
 from cgate.host_tools.inputs import Inputs
+from cgate.host_tools.serial_link import session_on
 from cgate.host_tools.trace import Trace, make_trace, write_trace
 
 
@@ -39,6 +43,7 @@ def evaluate(
     name: str | None = None,
     jobs: int | None = None,
     timeout_s: float = 120.0,
+    port: str = "auto",
     progress: Progress,
 ) -> tuple[Trace, Path]:
     """Run `inputs` on a bundle and write runs/<name>/trace.json.
@@ -46,12 +51,13 @@ def evaluate(
     Args:
         folder: the bundle.
         target: another machine than the plan's.
-        on: "qemu" or "host".
+        on: "qemu", "host", "serial" (a board) or "renode".
         io: "semihosting" or "uart", under QEMU.
         gates: "learned", or "open" or "shut" for all.
         name: of the run; None makes one.
         jobs: processes side by side; None takes one per core.
         timeout_s: seconds that an image may take.
+        port: the board's serial port; "auto" for the only one.
 
     Returns:
         The trace and its file.
@@ -66,8 +72,11 @@ def evaluate(
             f"{chosen!r} cannot name a run; allowed are letters, digits, '.', '_' and '-'"
         )
     machine = target or find_target(bundle.plan.target)
+    opened: Callable[[Build, threading.Event], runner.Session] = runner.Session
+    if on in ("serial", "renode"):
+        opened, io, jobs = session_on(on, port, machine), "uart", 1
     # A second at most, and nothing if it is built already: not worth a stage of its own.
-    built = build(folder, machine, on=on, io=io, progress=Silent())
+    built = build(folder, machine, on="host" if on == "host" else "qemu", io=io, progress=Silent())
     results = runner.run(
         built,
         to_input(inputs.images),
@@ -75,10 +84,11 @@ def evaluate(
         jobs=jobs,
         timeout_s=timeout_s,
         progress=progress,
+        open_session=opened,
     )
     trace = make_trace(
         bundle,
-        built,
+        replace(built, on=on),
         results,
         gates=gates,
         data=inputs.data,

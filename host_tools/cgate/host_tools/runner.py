@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,12 +29,18 @@ from cgate.host_tools.toolchain import ARM_ADDR2LINE, QEMU, find
 from cgate.host_tools.wire import (
     ERROR_TEXTS,
     INFO,
+    NO_COUNTER,
     QUIT,
+    RUN,
+    SHOW,
     STATUS_TEXTS,
+    TIME,
+    WHOLE,
     Decoder,
     Frame,
     Info,
     encode,
+    parse_cycles,
     parse_info,
     parse_run,
     parse_unit,
@@ -65,6 +71,8 @@ class Result:
             the host, and with `show`, whose extra work would be counted too.
         total: instructions of the whole inference; None like `instructions`.
         outputs: what every unit that ran left, flat int8 by unit index; None without `show`.
+        cycles: int64 [units + 1], cycles that the board's own counter (DWT) measured, per unit, 0
+            where it did not run, and last of the whole inference. None where nothing measures.
     """
 
     label: int
@@ -73,6 +81,7 @@ class Result:
     instructions: NDArray[np.int64] | None
     total: int | None
     outputs: Mapping[int, NDArray[np.int8]] | None
+    cycles: NDArray[np.int64] | None = None
 
 
 def qemu_command(target: Target, program: Path, io: str = "semihosting") -> list[str | Path]:
@@ -111,6 +120,7 @@ class Session:
 
     def __init__(self, build: Build, stop: threading.Event | None = None) -> None:
         self.build = build
+        self.timed = False  # ask for cycles; goes back to False where there is no counter
         self._stop = stop or threading.Event()
         self._decoder = Decoder()
         self._cleanup = contextlib.ExitStack()
@@ -170,7 +180,6 @@ class Session:
         Raises:
             CgateError: the program crashed, ended, or did not answer in time (exit code 4).
         """
-        assert self._process is not None
         data = memoryview(encode(request))
         frames: list[Frame] = []
         deadline = time.monotonic() + timeout_s
@@ -181,7 +190,7 @@ class Session:
                 if not sending and self._ready():
                     selector.register(self._to, selectors.EVENT_WRITE)
                     sending = True
-                ended = self._process.poll() is not None
+                ended = self._ended()
                 for key, _ in selector.select(0 if ended else _TICK_S):
                     if key.fd == self._to:
                         data = data[self._write(data) :]
@@ -198,6 +207,10 @@ class Session:
                     raise _StoppedError
                 if time.monotonic() > deadline:
                     raise self._timeout(timeout_s)
+
+    def _ended(self) -> bool:
+        """Whether the process that runs the program, if there is one, has ended."""
+        return self._process is not None and self._process.poll() is not None
 
     def _ready(self) -> bool:
         """Whether the program listens; a serial line loses what comes too early."""
@@ -246,14 +259,23 @@ class Session:
         timeout_s: float,
     ) -> Result:
         """One inference; instructions are known only when the session has ended (`finish`)."""
-        frames = self.exchange(run_request(image, force, show), b"r", timeout_s)
+        type = SHOW if show else TIME if self.timed else RUN
+        frames = self.exchange(run_request(image, force, type), b"r", timeout_s)
+        if self.timed and frames[-1] == Frame(b"e", bytes([NO_COUNTER])):
+            self.timed = False
+            return self.run(info, image, force, show=show, timeout_s=timeout_s)
         outputs: dict[int, NDArray[np.int8]] = {}
+        cycles = np.zeros(info.units + 1, np.int64)
         try:
             for frame in frames[:-1]:
-                if frame.type != b"u":
+                if type == SHOW and frame.type == b"u":
+                    unit, output = parse_unit(frame.payload, info)
+                    outputs[unit] = output
+                elif type == TIME and frame.type == b"t":
+                    unit, count = parse_cycles(frame.payload, info)
+                    cycles[-1 if unit == WHOLE else unit] = count
+                else:
                     raise ValueError(f"a frame of type {frame.type!r}")
-                unit, output = parse_unit(frame.payload, info)
-                outputs[unit] = output
             if frames[-1].type == b"e":
                 code = int.from_bytes(frames[-1].payload, "little")
                 raise ValueError(f"it refused the request: {ERROR_TEXTS.get(code, code)}")
@@ -267,7 +289,13 @@ class Session:
                 EXIT_TARGET_FAILED,
             )
         return Result(
-            reply.label, reply.decisions, reply.logits, None, None, outputs if show else None
+            reply.label,
+            reply.decisions,
+            reply.logits,
+            None,
+            None,
+            outputs if show else None,
+            cycles if type == TIME else None,
         )
 
     def finish(self) -> Counts | None:
@@ -280,10 +308,10 @@ class Session:
 
     def messages(self) -> str:
         """Everything the program and QEMU said for people so far."""
-        if self._log is None:
-            return ""
-        self._log.seek(0)
-        text = self._log.read() + bytes(self._decoder.skipped)
+        text = bytes(self._decoder.skipped)
+        if self._log is not None:
+            self._log.seek(0)
+            text = self._log.read() + text
         return text.decode("utf-8", "replace")
 
     def _end(self, wait_s: float) -> None:
@@ -339,8 +367,7 @@ class Session:
         )
 
     def _crash(self) -> CgateError:
-        """Why the process ended, as well as it can be told."""
-        assert self._process is not None
+        """Why the program ended, as well as it can be told."""
         self._end(0.0)
         text = self.messages()
         fault = _FAULT.search(text)
@@ -364,8 +391,8 @@ class Session:
                 EXIT_TOOL_MISSING,
             )
         return CgateError(
-            f"the program ended with exit code {self._process.returncode}{self._place()}"
-            + (f":\n{tail}" if tail else ""),
+            f"the program ended with exit code {self._process and self._process.returncode}"
+            f"{self._place()}" + (f":\n{tail}" if tail else ""),
             "",
             EXIT_TARGET_FAILED,
         )
@@ -404,6 +431,7 @@ def run(
     jobs: int | None = None,
     timeout_s: float = 120.0,
     progress: Progress | None = None,
+    open_session: Callable[[Build, threading.Event], Session] = Session,
 ) -> list[Result]:
     """Run every image through the program, divided over several processes.
 
@@ -414,6 +442,7 @@ def run(
         show: also fetch the output of every unit that ran; nothing is counted then.
         jobs: processes; one per core if None.
         timeout_s: seconds that one image may take.
+        open_session: makes the session of one process; another than QEMU's or the host's.
 
     Returns:
         One result per image, in their order. They depend on nothing but the image.
@@ -438,7 +467,7 @@ def run(
         part = images[first:end]
         rows = gates if isinstance(gates, str) else gates[first:end]
         results: list[Result] = []
-        with Session(build, stop) as session:
+        with open_session(build, stop) as session:
             info = session.info()
             if part[0].size != info.input_size:
                 raise CgateError(

@@ -17,7 +17,7 @@ from cgate.host_tools.build import Build
 from cgate.host_tools.runner import Result
 
 SCHEMA = 1
-RUNNERS = ("qemu", "host")
+RUNNERS = ("qemu", "host", "serial", "renode")
 GATES = ("learned", "open", "shut")
 
 
@@ -28,6 +28,17 @@ class Instructions:
     Args:
         units: [image][unit], 0 where a unit did not run.
         total: [image], a whole inference.
+    """
+
+    units: list[list[int]]
+    total: list[int]
+
+
+@dataclass(frozen=True)
+class BoardCycles:
+    """Cycles that a board's own counter measured: [image][unit], and [image] of whole inferences.
+
+    A whole inference is measured undisturbed; its units in a second run, with a stop after each.
     """
 
     units: list[list[int]]
@@ -48,8 +59,9 @@ class Trace:
     """SPEC.md, section 8, explains the fields. Lists have a row per image.
 
     Args:
-        instructions: None on the host, where they are not counted.
+        instructions: None except under QEMU, where they are counted.
         binary: None on the host, whose program says nothing about a microcontroller.
+        board_cycles: None except on a board that counts them.
     """
 
     plan_sha256: str
@@ -68,6 +80,7 @@ class Trace:
     ran: list[list[int]]
     instructions: Instructions | None
     binary: Binary | None
+    board_cycles: BoardCycles | None = None
 
 
 def ran_units(plan: Plan, decisions: NDArray[np.uint8], gates: str) -> NDArray[np.uint8]:
@@ -124,6 +137,10 @@ def make_trace(
                 "export and build the bundle again",
             )
         instructions = Instructions(units.tolist(), [int(r.total or 0) for r in results])
+    board_cycles = None
+    if results and all(r.cycles is not None for r in results):
+        table = np.array([r.cycles for r in results], np.int64)
+        board_cycles = BoardCycles(table[:, :-1].tolist(), table[:, -1].tolist())
     binary = None
     if build.flash is not None and build.ram is not None and build.stack is not None:
         binary = Binary(build.flash, build.ram, build.stack)
@@ -144,6 +161,7 @@ def make_trace(
         ran.tolist(),
         instructions,
         binary,
+        board_cycles,
     )
 
 
@@ -175,6 +193,8 @@ def read_trace(path: Path) -> Trace:
     try:
         if value["instructions"] is not None:
             value["instructions"] = Instructions(**value["instructions"])
+        if value["board_cycles"] is not None:
+            value["board_cycles"] = BoardCycles(**value["board_cycles"])
         if value["binary"] is not None:
             value["binary"] = Binary(**value["binary"])
         trace = Trace(**value)
@@ -198,6 +218,9 @@ def _check(trace: Trace) -> None:
     counted = trace.instructions
     if (counted is not None) != (trace.runner == "qemu"):
         raise ValueError("instructions belong to runs under qemu, and only to them")
+    timed = trace.board_cycles
+    if timed is not None and trace.runner != "serial":
+        raise ValueError("board_cycles belong to runs on a board, and only to them")
     for name, column, shape, low, high in (
         ("images", trace.images, (count,), 0, None),
         ("labels", trace.labels, (count,), 0, None),
@@ -207,6 +230,8 @@ def _check(trace: Trace) -> None:
         ("ran", trace.ran, (count, len(trace.units)), 0, 1),
         ("instructions.units", counted and counted.units, (count, len(trace.units)), 0, None),
         ("instructions.total", counted and counted.total, (count,), 0, None),
+        ("board_cycles.units", timed and timed.units, (count, len(trace.units)), 0, None),
+        ("board_cycles.total", timed and timed.total, (count,), 0, None),
     ):
         if column is not None:
             _check_column(name, column, shape, low, high)

@@ -14,8 +14,11 @@ MAGIC = b"CG"
 MAX_LENGTH = 1 << 24
 """No reply is longer. A greater length is not a frame but noise that looks like a head."""
 
-INFO, RUN, SHOW, QUIT = b"I", b"R", b"V", b"Q"
-ERROR_TEXTS = {1: "unknown type", 2: "wrong length", 3: "wrong CRC"}
+INFO, RUN, SHOW, TIME, QUIT = b"I", b"R", b"V", b"T", b"Q"
+NO_COUNTER = 4
+ERROR_TEXTS = {1: "unknown type", 2: "wrong length", 3: "wrong CRC", NO_COUNTER: "no cycle counter"}
+WHOLE = 0xFFFF
+"""In the place of a unit's index in a `t` frame: the whole inference."""
 STATUS_TEXTS = {
     1: "a pointer is NULL",
     2: "the arena is not aligned",
@@ -107,17 +110,17 @@ class Decoder:
         del self._data[:count]
 
 
-def run_request(image: NDArray[np.int8], force: NDArray[np.uint8] | None, show: bool) -> Frame:
+def run_request(
+    image: NDArray[np.int8], force: NDArray[np.uint8] | None, type: bytes = RUN
+) -> Frame:
     """Ask for an inference.
 
     Args:
         image: int8, any shape, NHWC order.
         force: per gate 0 learned, 1 open, 2 shut; None for all as learned.
-        show: also send the output of every unit that runs.
+        type: RUN, SHOW to be sent the output of every unit that runs, TIME for its cycles.
     """
-    return Frame(
-        SHOW if show else RUN, image.tobytes() + (b"" if force is None else force.tobytes())
-    )
+    return Frame(type, image.tobytes() + (b"" if force is None else force.tobytes()))
 
 
 @dataclass(frozen=True)
@@ -191,3 +194,17 @@ def parse_unit(payload: bytes, info: Info) -> tuple[int, NDArray[np.int8]]:
     if len(payload) < 2 or unit >= info.units:
         raise ValueError(f"output of unit {unit}, {len(payload)} bytes")
     return unit, np.frombuffer(payload, np.int8, offset=2)
+
+
+def parse_cycles(payload: bytes, info: Info) -> tuple[int, int]:
+    """Read the payload of a `t` frame: the unit's index or WHOLE, and cycles.
+
+    Raises:
+        ValueError: its length is wrong or it names no unit.
+    """
+    if len(payload) != 6:
+        raise ValueError(f"cycles of {len(payload)} bytes")
+    unit, cycles = struct.unpack("<HI", payload)
+    if unit >= info.units and unit != WHOLE:
+        raise ValueError(f"cycles of unit {unit}")
+    return unit, cycles

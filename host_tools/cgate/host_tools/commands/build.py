@@ -9,7 +9,13 @@ import click
 from cgate.core.plan import load_bundle
 from cgate.core.targets import Target, find_target, size_text
 from cgate.host_tools.cli import Command, Outcome, examples, progress
-from cgate.host_tools.commands.options import FOLDER, io_option, on_option, target_option
+from cgate.host_tools.commands.options import (
+    FOLDER,
+    app_option,
+    io_option,
+    on_option,
+    target_option,
+)
 from cgate.host_tools.console import facts
 
 
@@ -21,27 +27,30 @@ from cgate.host_tools.console import facts
 @target_option("Another machine than the bundle was exported for.")
 @on_option
 @io_option
-def command(bundle: Path, target: Target | None, on: str, io: str) -> Outcome:
+@app_option
+def command(bundle: Path, target: Target | None, on: str, io: str, app: str) -> Outcome:
     """Compile BUNDLE for its target, or for this machine with --on host."""
     from cgate.host_tools.build import build
 
-    plan = load_bundle(bundle).plan
-    built = build(bundle, target or find_target(plan.target), on=on, io=io, progress=progress())
-    machine = built.target
+    machine = target or find_target(load_bundle(bundle).plan.target)
+    io = io if app == "stream" else "uart"
+    built = build(bundle, machine, on=on, io=io, app=app, progress=progress())
+    made_for = built.target
     value = {
         "program": str(built.program),
         "on": built.on,
-        "target": machine.name if machine else None,
+        "target": made_for.name if made_for else None,
         "io": built.io,
+        "app": app,
         "flash": built.flash,
         "ram": built.ram,
         "stack": built.stack,
     }
     pairs = [("program", str(built.program))]
-    if machine is not None:
+    if made_for is not None:
         for name, used, limit in (
-            ("flash", built.flash, machine.flash.size),
-            ("RAM", built.ram, machine.ram.size),
+            ("flash", built.flash, made_for.flash.size),
+            ("RAM", built.ram, made_for.ram.size),
         ):
             if used is not None:
                 share = f"{size_text(used)} of {size_text(limit)} ({used / limit:.1%})"

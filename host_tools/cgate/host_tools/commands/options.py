@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+APPS = ("stream", "mlperf", "mlperf-energy")
 FOLDER = click.Path(path_type=Path)
 
 
@@ -84,6 +85,15 @@ def io_option(function: F) -> F:
     return click.option(
         "--io", type=click.Choice(["semihosting", "uart"]), default="semihosting",
         show_default=True, help="How the image talks to this machine.",
+    )(function)  # fmt: skip
+
+
+def app_option(function: F) -> F:
+    """`--app`."""
+    return click.option(
+        "--app", type=click.Choice(APPS), default="stream", show_default=True,
+        help="What the program speaks: cgate's frames, or the protocol of MLPerf Tiny's runner, "
+        "with a clock (mlperf) or with edges on the power pin (mlperf-energy).",
     )(function)  # fmt: skip
 
 

@@ -15,7 +15,6 @@ from cgate.host_tools.commands.options import (
     io_option,
     jobs_option,
     limit_option,
-    on_option,
     target_option,
 )
 from cgate.host_tools.console import facts
@@ -27,11 +26,21 @@ from cgate.host_tools.console import facts
         "cgate run runs/bundle",
         "cgate run runs/bundle --limit 20 --gates open",
         "cgate run runs/bundle --on host --split validation",
+        "cgate run runs/bundle --board nucleo-l4r5zi --on serial --limit 100",
     ),
 )
 @click.argument("bundle", type=FOLDER)
 @target_option("Another machine than the bundle was exported for.")
-@on_option
+@click.option(
+    "--on",
+    type=click.Choice(["qemu", "host", "serial", "renode"]),
+    default="qemu",
+    show_default=True,
+    help="The emulated target, this machine, a board on a serial line, or Renode.",
+)
+@click.option(
+    "--port", default="auto", show_default=True, metavar="PORT", help="The board's serial port."
+)
 @io_option
 @limit_option
 @click.option(
@@ -56,6 +65,7 @@ def command(
     bundle: Path,
     target: Target | None,
     on: str,
+    port: str,
     io: str,
     limit: int | None,
     gates: str,
@@ -81,6 +91,7 @@ def command(
         inputs,
         target=target,
         on=on,
+        port=port,
         io=io,
         gates=gates,
         name=name,
@@ -98,7 +109,8 @@ def command(
         "split": split,
         **figures,
     }
-    where = f"{trace.target} under QEMU" if on == "qemu" else "this machine"
+    places = {"qemu": " under QEMU", "serial": "", "renode": " in Renode"}
+    where = trace.target + places[on] if on in places else "this machine"
     part = f"{len(inputs.indices):,} of {inputs.available:,} {split} images of {inputs.data}"
     pairs = [
         ("ran", f"{part} on {where}"),

@@ -48,7 +48,12 @@ def test_an_estimate_is_near_what_was_measured(name: str) -> None:
             ends = zip(fit.low, terms, fit.high, strict=True)
             if all(low <= term <= high for low, term, high in ends):
                 value = float(sum(f * t for f, t in zip(fit.factors, terms, strict=False)))
-                assert abs(value / cost - 1) < MAX_ERROR, (kernel, shape, cost, value)
+                assert abs(value / cost - 1) < MAX_ERROR[measured.unit], (
+                    kernel,
+                    shape,
+                    cost,
+                    value,
+                )
 
 
 def test_a_measured_shape_costs_what_was_measured() -> None:

@@ -111,6 +111,6 @@ def test_two_runs_count_the_same(tmp_path: Path) -> None:
 def test_a_missing_or_foreign_log_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CgateError, match="no instruction counts"):
         read_counts(tmp_path / "counts", 3)
-    (tmp_path / "counts").write_bytes(bytes([0, 0, 0, 0, 9, 0, 0, 0]) + bytes(8))
+    (tmp_path / "counts").write_bytes(bytes([0, 0, 0, 0, 9, 0, 0, 0]) + bytes(8 * 12))
     with pytest.raises(CgateError, match="do not belong"):
         read_counts(tmp_path / "counts", 3)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,25 @@ class Region:
 
 
 @dataclass(frozen=True)
+class FlashAccess:
+    """A flash memory slower than the core, behind an accelerator (DESIGN.md, "Cycles").
+
+    Args:
+        wait_states: cycles that an access takes beyond the first.
+        line: bytes read by one access, and of a cache line.
+        instruction_lines: lines of the instruction cache; 0 for none.
+        data_lines: lines of the data cache; 0 for none.
+        prefetch: whether the next line is read while one executes.
+    """
+
+    wait_states: int
+    line: int
+    instruction_lines: int
+    data_lines: int
+    prefetch: bool
+
+
+@dataclass(frozen=True)
 class Target:
     """One board or emulated machine.
 
@@ -57,6 +77,7 @@ class Target:
         verified: what has been run on it, in words for `cgate targets`.
         board: chip, pins and tools of a real board; None for Arm's FPGA images.
         energy: the energy model; None where no published run calibrates one.
+        flash_access: how long reading the flash takes; None if as long as reading RAM.
     """
 
     name: str
@@ -72,6 +93,7 @@ class Target:
     verified: str
     board: Board | None
     energy: Energy | None
+    flash_access: FlashAccess | None = None
 
     @property
     def chip(self) -> str:
@@ -88,6 +110,11 @@ class Target:
         """Whether the core has SMLAD and its like."""
         return self.core in DSP_CORES
 
+    @property
+    def has_cycle_model(self) -> bool:
+        """Whether the plugin's cycles mean anything: they are a Cortex-M4's."""
+        return self.core == "cortex-m4"
+
 
 _FIELDS: dict[str, type] = {
     "description": str,
@@ -103,6 +130,16 @@ _FIELDS: dict[str, type] = {
 }
 
 
+def _read_access(table: Mapping[str, Any] | None) -> FlashAccess | None:
+    """ValueError where it does not hold the fields of a FlashAccess."""
+    kinds = {field.name: field.type for field in fields(FlashAccess)}
+    if table is None:
+        return None
+    if {key: type(value).__name__ for key, value in table.items()} != kinds:
+        raise ValueError(f"'flash_access' must hold {', '.join(kinds)}")
+    return FlashAccess(**table)
+
+
 def _read(path: Path) -> Target:
     def broken(why: str) -> CgateError:
         return CgateError(f"target file {path.name}: {why}")
@@ -114,7 +151,7 @@ def _read(path: Path) -> Target:
     for key, kind in _FIELDS.items():
         if not isinstance(table.get(key), kind):
             raise broken(f"{key!r} must be given, as {kind.__name__}")
-    unknown = sorted(table.keys() - _FIELDS.keys() - {"board", "energy"})
+    unknown = sorted(table.keys() - _FIELDS.keys() - {"board", "energy", "flash_access"})
     if unknown:
         near = difflib.get_close_matches(unknown[0], _FIELDS, 1)
         raise broken(
@@ -125,6 +162,7 @@ def _read(path: Path) -> Target:
     if table["uart"] not in UARTS:
         raise broken(f"uart {table['uart']!r} is none of {', '.join(UARTS)}")
     try:
+        access = _read_access(table.get("flash_access"))
         board = read_board(table.get("board"))
         energy = read_energy(table.get("energy"))
     except ValueError as error:
@@ -149,6 +187,7 @@ def _read(path: Path) -> Target:
         table["verified"],
         board,
         energy,
+        access,
     )
 
 

@@ -45,6 +45,7 @@ COMMANDS = {
     "report": "Write a self-contained HTML report of a bundle's runs.",
     "demo": "Do all of it: train, export, build, run, verify, report.",
     "targets": "List the boards and emulated machines.",
+    "bench": "Measure kernels: instructions and modelled cycles.",
     "doctor": "Check the tools and packages that cgate needs.",
 }
 

@@ -24,7 +24,13 @@ from cgate.core.errors import EXIT_TARGET_FAILED, EXIT_TOOL_MISSING, CgateError
 from cgate.core.progress import Progress, Silent
 from cgate.core.targets import Target
 from cgate.host_tools.build import Build
-from cgate.host_tools.plugin import INFERENCE, Counts, plugin_library, read_counts
+from cgate.host_tools.plugin import (
+    INFERENCE,
+    Counts,
+    flash_option,
+    plugin_library,
+    read_counts,
+)
 from cgate.host_tools.toolchain import ARM_ADDR2LINE, QEMU, find
 from cgate.host_tools.wire import (
     ERROR_TEXTS,
@@ -102,7 +108,8 @@ def qemu_command(target: Target, program: Path, io: str = "semihosting") -> list
     # A comma in a path would begin the next option.
     plugin = str(plugin_library()).replace(",", ",,")
     command: list[str | Path] = [find(QEMU), "-M", target.qemu_machine, "-nodefaults"]
-    command += ["-display", "none", "-kernel", program, "-plugin", f"{plugin},out={COUNTS}"]
+    options = f"{plugin},out={COUNTS}{flash_option(target)}"
+    command += ["-display", "none", "-kernel", program, "-plugin", options]
     if io == "uart":
         return [*command, "-chardev", "stdio,id=uart,signal=off", "-serial", "chardev:uart"]
     return [*command, "-semihosting-config", "enable=on,target=native"]

@@ -13,7 +13,7 @@ from cgate.core.data import Dataset
 from cgate.core.gates import GATE_KINDS
 from cgate.core.network import THRESHOLD, network_macs
 from cgate.core.progress import Progress
-from cgate.core.version import __version__
+from cgate.core.version import __version__, commit
 from cgate.train.device import describe
 from cgate.train.evaluate import Evaluation, collect, evaluate, exit_controls, score
 from cgate.train.fidelity import cir_fidelity
@@ -21,7 +21,7 @@ from cgate.train.frozen import majority
 from cgate.train.gates import GatePolicy, all_open, fixed, shuffled
 from cgate.train.models import GatedResNet
 from cgate.train.recipes import Recipe
-from cgate.train.record import commit, environment
+from cgate.train.record import environment
 from cgate.train.world import ALONE, World
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import platform
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 
 from cgate.core.errors import CgateError
 from cgate.core.files import read_json, write_error, write_json, write_text
-from cgate.core.version import __version__
+from cgate.core.version import __version__, commit
 from cgate.train.curves import write_curves
 from cgate.train.resume import Row
 
@@ -87,27 +86,6 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = math.ceil(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
-
-
-def commit() -> str | None:
-    """The commit that this file is tracked in, "-dirty" if changed; None outside a checkout."""
-    here = Path(__file__)
-    for arguments in (
-        ["ls-files", "--error-unmatch", here.name],
-        ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-    ):
-        try:
-            done = subprocess.run(
-                ["git", *arguments],
-                cwd=here.parent,
-                capture_output=True,
-                text=True,
-                check=True,
-                timeout=10,
-            )
-        except (OSError, subprocess.SubprocessError):
-            return None
-    return done.stdout.strip()
 
 
 def environment(device: str, ranks: int) -> dict[str, Any]:

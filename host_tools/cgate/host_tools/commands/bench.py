@@ -1,0 +1,78 @@
+"""`cgate bench`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cgate.core.costs import FOLDER as COSTS
+from cgate.core.targets import Target, find_target
+from cgate.core.version import commit
+from cgate.host_tools import bench
+from cgate.host_tools.cli import Group, Outcome, examples, progress
+
+
+def _targets(
+    context: click.Context, option: click.Parameter, names: tuple[str, ...]
+) -> list[Target]:
+    return [find_target(name) for name in names]
+
+
+targets_option = click.option(
+    *("--target", "-t", "--board", "targets"),
+    multiple=True, default=["cortex-m4"], show_default=True, callback=_targets, metavar="NAME",
+    help="Board or core; may be given several times.",
+)  # fmt: skip
+
+out_option = click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="Also write the figures as CSV.",
+)  # fmt: skip
+
+
+@click.group(
+    cls=Group,
+    name="bench",
+    epilog=examples("cgate bench kernels", "cgate bench kernels --target netduinoplus2"),
+)
+def command() -> None:
+    """Measure kernels under QEMU: instructions, and modelled cycles on a Cortex-M4."""
+
+
+@command.command(
+    "kernels",
+    epilog=examples(
+        "cgate bench kernels",
+        "cgate bench kernels --target cortex-m4 --target cortex-m33 --out kernels.csv",
+        "cgate bench kernels --target cortex-m4 --costs",
+    ),
+)
+@targets_option
+@out_option
+@click.option(
+    "--costs",
+    is_flag=True,
+    help="Measure many more shapes and write the target's table that export chooses kernels by.",
+)
+def kernels_command(targets: list[Target], out: Path | None, costs: bool) -> Outcome:
+    """Run every kernel on the same layers and compare what it costs.
+
+    All variants of a layer must give the same output.
+    """
+    calls = bench.cost_calls() if costs else bench.LAYERS
+    measured = {target.name: bench.measure(target, calls, progress()) for target in targets}
+    lines: list[str] = []
+    for name, of_target in measured.items():
+        lines += [*([""] if lines else []), f"{name}:", *bench.costs_lines(of_target)]
+    if costs:
+        for name, of_target in measured.items():
+            bench.write_costs(COSTS / f"{name}.csv", of_target)
+        lines += ["", *(f"wrote {COSTS / name}.csv" for name in measured)]
+    if out is not None:
+        bench.write_results(out, measured, commit() or "unknown")
+        lines += ["", f"wrote {out}"]
+    value = {
+        name: [bench.cost_value(cost) for cost in of_target] for name, of_target in measured.items()
+    }
+    return Outcome({"kernels": value}, lines)

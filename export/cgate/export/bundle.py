@@ -20,7 +20,6 @@ from cgate.export.emit_tflite_network import NETWORK_FILE, emit_tflite_network
 from cgate.export.kernels import constants_size
 from cgate.export.lower import lower
 from cgate.export.memory import CODE_ALLOWANCE, STACK_ALLOWANCE
-from cgate.export.quantize import DEFAULT_RANGES
 
 README = """\
 {name}: {network} for {target}, exported by cgate.
@@ -149,7 +148,7 @@ def export_checkpoint(
     *,
     name: str = "model",
     threshold: float = THRESHOLD,
-    ranges: str = DEFAULT_RANGES,
+    ranges: str | None = None,
     kernels: str = "auto",
     onnx: bool = False,
     progress: Progress | None = None,

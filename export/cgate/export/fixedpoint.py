@@ -97,13 +97,14 @@ def requantize(value: ArrayLike, multiplier: ArrayLike, shift: ArrayLike) -> Int
     value = np.asarray(value, np.int64)
     shift = np.asarray(shift, np.int64)
     left, right = np.maximum(shift, 0), np.maximum(-shift, 0)
-    # SaturatingRoundingDoublingHighMul: C's division truncates toward zero.
-    product = (value << left) * np.asarray(multiplier, np.int64)
-    nudged = product + np.where(product >= 0, 1 << 30, 1 - (1 << 30))
-    high = np.where(nudged >= 0, nudged >> 31, -((-nudged) >> 31))
+    # SaturatingRoundingDoublingHighMul. gemmlowp's nudge follows the product's sign and its
+    # division truncates; that is rounding to nearest, ties upward.
+    high = (value << left) * np.asarray(multiplier, np.int64)
+    high += 1 << 30
+    high >>= 31
     # RoundingDivideByPOT: to nearest, ties away from zero.
-    mask = (np.int64(1) << right) - 1
-    remainder = high & mask
-    limit = (mask >> 1) + (high < 0)
-    result: Int64 = (high >> right) + (remainder > limit)
+    half = (np.int64(1) << right) >> 1
+    result: Int64 = high + half
+    result -= (high < 0) & (right > 0)
+    result >>= right
     return result

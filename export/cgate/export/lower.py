@@ -14,11 +14,11 @@ from cgate.export.assemble import assemble
 from cgate.export.fold import fold
 from cgate.export.lowering import INPUT, LOGIT_SCALE, LOGITS, Lowering
 from cgate.export.quantize import (
-    DEFAULT_RANGES,
     RangeTable,
     Scale,
     as_float32,
     gate_threshold,
+    range_choice,
     signed_scale,
 )
 from cgate.export.stages import STEM, stages
@@ -72,7 +72,7 @@ def lower(
     *,
     name: str = "model",
     threshold: float = 0.45,
-    ranges: str = DEFAULT_RANGES,
+    ranges: str | None = None,
     kernels: str = "auto",
 ) -> tuple[Plan, Weights]:
     """Make the plan of a checkpoint for a target.
@@ -80,7 +80,7 @@ def lower(
     Args:
         name: C identifier that prefixes the generated code.
         threshold: a gate is open where sigmoid(logit) exceeds it.
-        ranges: one of quantize.RANGE_CHOICES.
+        ranges: one of quantize.RANGE_CHOICES; None is the checkpoint's own, see `range_choice`.
         kernels: one of kernels.CHOICES.
 
     Returns:
@@ -92,7 +92,10 @@ def lower(
     network = checkpoint.network
     _check_supported(network)
     table = RangeTable(
-        checkpoint.ranges, checkpoint.histograms, ranges, str(checkpoint.folder / RANGES)
+        checkpoint.ranges,
+        checkpoint.histograms,
+        range_choice(checkpoint.card, ranges),
+        str(checkpoint.folder / RANGES),
     )
     gate_threshold(threshold, LOGIT_SCALE)  # refused here, also where no gate is left
     settled = _settled(checkpoint, threshold)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,15 @@ ZERO_RELU = -128  # zero point of tensors that are never negative: all 256 codes
 MAX_BIAS = 1 << 23
 
 DEAD = 1e-6  # a tensor that never leaves -DEAD .. DEAD counts as always zero
+
+
+def range_choice(card: Mapping[str, Any], asked: str | None) -> str:
+    """The range choice of a checkpoint with this card.
+
+    It is what was asked for, else what the network was fine-tuned with, else the default.
+    """
+    tuned = card.get("qat")
+    return str(asked or (tuned.get("ranges") if isinstance(tuned, dict) else "") or DEFAULT_RANGES)
 
 
 def as_float32(value: float) -> float:

@@ -59,13 +59,30 @@ def _windows(
     return sliding_window_view(padded, size, axis=rows_and_columns)[:, ::stride, ::stride]
 
 
-def conv2d(x: Int8, op: Conv2d, weights: Weights, source: Tensor, target: Tensor) -> Int8:
-    """SPEC 5.2 on (n, H, W, C); every sum is exact in float64."""
-    kernel = weights[op.weights]
-    values = x.astype(np.float64) - source.zero_point
-    windows = _windows(values, kernel.shape[1:3], op.stride, op.padding)
-    sums = np.tensordot(windows, kernel.astype(np.float64), axes=([3, 4, 5], [3, 1, 2]))
-    return _convolved(sums, op, weights, target)
+Accumulate = Callable[[Int8, Conv2d, Int8, int], NDArray[np.float64]]
+"""(x (n, H, W, C), op, kernel (out, kh, kw, C), zero point of x) -> sum of kernel * (x - zero
+point), (n, H', W', out): whole numbers, exact."""
+
+
+def accumulate(x: Int8, op: Conv2d, kernel: Int8, zero_point: int) -> NDArray[np.float64]:
+    """See Accumulate; every sum is exact in float64."""
+    windows = _windows(x.astype(np.float64) - zero_point, kernel.shape[1:3], op.stride, op.padding)
+    sums: NDArray[np.float64] = np.tensordot(
+        windows, kernel.astype(np.float64), axes=([3, 4, 5], [3, 1, 2])
+    )
+    return sums
+
+
+def conv2d(
+    x: Int8,
+    op: Conv2d,
+    weights: Weights,
+    source: Tensor,
+    target: Tensor,
+    sums: Accumulate = accumulate,
+) -> Int8:
+    """SPEC 5.2 on (n, H, W, C)."""
+    return _convolved(sums(x, op, weights[op.weights], source.zero_point), op, weights, target)
 
 
 def depthwise_conv2d(
@@ -141,12 +158,17 @@ def add(x: Int8, stream: Int8, op: Add, sources: tuple[Tensor, Tensor], target: 
 
 
 def run_unit(
-    plan: Plan, weights: Weights, unit: Unit, inputs: Mapping[str, Int8]
+    plan: Plan,
+    weights: Weights,
+    unit: Unit,
+    inputs: Mapping[str, Int8],
+    sums: Accumulate = accumulate,
 ) -> dict[str, Int8]:
     """Run one unit.
 
     Args:
         inputs: at least the tensors in `unit.inputs`, each (n, H, W, C).
+        sums: what adds up the products of convolutions.
 
     Returns:
         Every tensor that the unit computed, by name.
@@ -159,7 +181,7 @@ def run_unit(
         source, target = plan.tensor(op.input), plan.tensor(op.output)
         x = values[op.input]
         if isinstance(op, Conv2d):
-            y = conv2d(x, op, weights, source, target)
+            y = conv2d(x, op, weights, source, target, sums)
         elif isinstance(op, DepthwiseConv2d):
             y = depthwise_conv2d(x, op, weights, source, target)
         elif isinstance(op, MaxPool2d):

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cgate.core.checkpoint import load_checkpoint
 from cgate.core.errors import CgateError
 from cgate.core.files import write_json, write_text
 from cgate.core.plan import load_bundle
 from cgate.core.progress import Progress, Silent
 from cgate.core.targets import find_target
 from cgate.export.bundle import export_checkpoint
-from cgate.export.quantize import DEFAULT_RANGES
+from cgate.export.quantize import range_choice
 from cgate.export.reference import to_input
 from cgate.host_tools import runner
 from cgate.host_tools.build import build
@@ -77,7 +78,7 @@ def sweep(
     inputs: Inputs,
     *,
     thresholds: Sequence[float] = THRESHOLDS,
-    ranges: str = DEFAULT_RANGES,
+    ranges: str | None = None,
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -96,6 +97,7 @@ def sweep(
         CgateError: what exporting, building and running raise; the network has no gates.
     """
     progress = progress or Silent()
+    ranges = range_choice(load_checkpoint(checkpoint).card, ranges)
     chosen = sorted(set(thresholds))
     progress.start("threshold sweep", len(chosen))
     points = []

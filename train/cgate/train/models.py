@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,9 @@ from cgate.train.maps import branch
 EPSILON = 1e-5
 NEARLY_OPEN = 0.9999
 """A gate value above this is open, or as good as open."""
+
+Exact = Callable[[str, Tensor], Tensor]
+"""(tensor name, values [N, ...]) -> the values to go on with, of the same shape."""
 
 Observer = Callable[[str, Tensor, Tensor | None], None]
 """(tensor name, values [N, ...], gate values [N] where only images with an open gate count)."""
@@ -109,17 +112,25 @@ class ResidualBlock(nn.Module):
         if block.gate is not None:
             self.gate = build_gate(block, options)
 
-    def body(self, x: Tensor, own: Mapping[str, Statistics] | None = None) -> list[Tensor]:
+    def body(
+        self,
+        x: Tensor,
+        own: Mapping[str, Statistics] | None = None,
+        exact: Exact | None = None,
+    ) -> list[Tensor]:
         """What each convolution of the residual branch leaves; the last one is F(x).
 
         Args:
             own: batch statistics by layer, in place of the block's.
+            exact: see `GatedResNet.forward`.
         """
         made = []
         for i, conv in enumerate(self.block.body, 1):
             statistics = None if own is None else own[f"bn{i}"]
             x = self.get_submodule(f"bn{i}")(self.get_submodule(f"conv{i}")(x), statistics)
             x = _activate(x, conv)
+            if exact is not None:
+                x = exact(f"{self.block.name}.conv{i}", x)
             made.append(x)
         return made
 
@@ -230,6 +241,7 @@ class GatedResNet(nn.Module):
         policy: GatePolicy = learned,
         observe: Observer | None = None,
         pairs: bool = False,
+        exact: Exact | None = None,
     ) -> Output:
         """Classify images.
 
@@ -238,6 +250,8 @@ class GatedResNet(nn.Module):
             policy: what decides the gates; `gates.learned` is the deployed network.
             observe: told of every tensor that ranges.json names, see SPEC.md, "Checkpoint".
             pairs: whether to fill `Output.pairs`.
+            exact: replaces tensors by what the deployed network computes there: those of
+                ranges.json but for the input and the inside of gates.
         """
         # NHWC permuted to NCHW is torch's channels_last layout, the fast one in bfloat16.
         x = pixels.permute(0, 3, 1, 2).to(torch.float32)
@@ -245,6 +259,8 @@ class GatedResNet(nn.Module):
         if observe is not None:
             observe("input", x, None)
         x = _activate(self.stem["bn"](self.stem["conv"](x)), self.network.stem)
+        if exact is not None:
+            x = exact("stem", x)
         if observe is not None:
             observe("stem", x, None)
         x = _pool(x, self.network.stem_pool)
@@ -255,12 +271,16 @@ class GatedResNet(nn.Module):
         exits: dict[str, Tensor] = {}
         for name, module in self.blocks.items():
             assert isinstance(module, ResidualBlock)
-            made = module.body(x)
+            made = module.body(x, exact=exact)
             residual = made[-1]
             stream = module.shortcut(x)
+            if exact is not None and module.block.shortcut in ("pad", "projection"):
+                stream = exact(f"{name}.shortcut", stream)
             score, gate = None, None
             if module.block.gate is not None:
                 score = module.gate(Seen(x, stream, residual, module.replay, keys))
+                if exact is not None:
+                    score = replace(score, logit=exact(f"{name}.gate.logit", score.logit))
                 scores[name] = score
                 gates[name] = gate = policy(name, score.logit)
             if observe is not None:
@@ -274,21 +294,29 @@ class GatedResNet(nn.Module):
                 x, opened, actual = (module.activate(each) for each in sums)
                 if pairs:
                     outputs.append((opened, actual))
+            if exact is not None:
+                x = exact(f"{name}.out", x)
             if observe is not None:
                 observe(f"{name}.out", x, None)
             x = _pool(x, module.block.pool)
             if name in self.exits:
                 seen = x.detach() if self.detach_exits else x
-                exits[name] = _classify(seen, self.exits[name], f"{name}.exit", observe)
-        logits = _classify(x, self.head, "head", observe)
+                exits[name] = _classify(seen, self.exits[name], f"{name}.exit", observe, exact)
+        logits = _classify(x, self.head, "head", observe, exact)
         return Output(logits, gates, scores, outputs, exits)
 
 
-def _classify(x: Tensor, linear: nn.Module, name: str, observe: Observer | None) -> Tensor:
+def _classify(
+    x: Tensor, linear: nn.Module, name: str, observe: Observer | None, exact: Exact | None
+) -> Tensor:
     """Logits float32 [N, classes]: mean over the map, and a linear layer."""
     with torch.autocast(x.device.type, enabled=False):
         mean = x.mean((2, 3), dtype=torch.float32)
+        if exact is not None:
+            mean = exact(f"{name}.mean", mean)
         logits: Tensor = linear(mean)
+        if exact is not None:
+            logits = exact(f"{name}.logits", logits)
     if observe is not None:
         observe(f"{name}.mean", mean, None)
         observe(f"{name}.logits", logits, None)

@@ -211,10 +211,15 @@ def calibrate(
         The content of ranges.json.
 
     Raises:
-        CgateError: the checkpoint or the data cannot be read, or the data is not what the
-            checkpoint was trained on.
+        CgateError: the checkpoint or the data cannot be read, the data is not what the
+            checkpoint was trained on, or the ranges are part of its training (`cgate qat`).
     """
     model, card = load_model(folder)
+    if "qat" in card:
+        raise CgateError(
+            f"{folder} was fine-tuned at its present ranges: others would undo that",
+            f"calibrate the checkpoint that it comes from, then `cgate qat` with --out {folder}",
+        )
     dataset = load_training_data(folder, card, data_dir)
     (progress or Silent()).message(f"measuring ranges on {dataset.name}")
     seed = card.get("seed")

@@ -8,7 +8,7 @@ import click
 
 from cgate.core.network import THRESHOLD
 from cgate.core.targets import Target
-from cgate.export.quantize import DEFAULT_RANGES, RANGE_CHOICES
+from cgate.export.quantize import RANGE_CHOICES
 from cgate.host_tools.cli import Command, Outcome, examples, progress
 from cgate.host_tools.commands.options import (
     FOLDER,
@@ -58,9 +58,8 @@ def _thresholds(
 @click.option(
     "--ranges",
     type=click.Choice(RANGE_CHOICES),
-    default=DEFAULT_RANGES,
-    show_default=True,
-    help="How scales follow from what was observed: extremes, 0.01 % cut off, least squared error.",
+    help="How scales follow from what was observed: extremes, 0.01 % cut off, least squared error. "
+    "Default: mse, or what the checkpoint was fine-tuned with.",
 )
 @click.option(
     "--kernels",
@@ -99,7 +98,7 @@ def command(
     out: Path,
     name: str,
     threshold: float,
-    ranges: str,
+    ranges: str | None,
     kernels: str,
     onnx: bool,
     sweeping: bool,

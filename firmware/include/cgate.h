@@ -137,6 +137,13 @@ typedef struct {
     int8_t in_shift, stream_shift, out_shift; /* -31..0 */
 } cg_add_s8;
 
+/* Softmax of each row (SPEC.md 5.12): the output's scale is 1/256, its zero point -128. */
+typedef struct {
+    uint32_t rows;
+    uint16_t depth;              /* values in a row, 1..511 */
+    const int32_t *exponentials; /* [256]: exp(-d * beta * scale) * 2^31, saturated */
+} cg_softmax_s8;
+
 #include "cg_kernels.h"
 
 #ifdef __cplusplus

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from c_programs import PORT, compile_host, compile_target, run_host, run_target
 from cgate.export.kernels import CONV_KERNELS, ConvLayer
+from cgate.export.softmax import exp_table, softmax
 from kernel_harness import ROWS, SOURCES, Case, answers, encode
 from tiny import needs_host, needs_qemu
 
@@ -262,6 +263,17 @@ def residual_add_s8(source: Source, largest: int = 300) -> Case:
     return Case("residual_add_s8", (size,), (f, stream), y)
 
 
+def softmax_s8(source: Source, largest: int = 40) -> Case:
+    """The oracle is the exporter's, which tests/export/test_softmax.py holds to TFLite's."""
+    rows = source.whole(1, 3)
+    depth = source.whole(1, 511) if source.rng.random() < 0.1 else source.whole(1, largest)
+    table = exp_table(float(np.float32(10 ** source.rng.uniform(-4, 1))), 1.0)
+    x = source.int8(rows, depth)
+    return Case(
+        "softmax_s8", (rows, depth), (x, source.int8(rows, depth), table), softmax(x, table)
+    )
+
+
 GENERATORS: dict[str, Callable[[Source], Case]] = {
     "conv2d_s8": conv2d_s8,
     "depthwise_conv2d_s8": depthwise_conv2d_s8,
@@ -272,6 +284,7 @@ GENERATORS: dict[str, Callable[[Source], Case]] = {
     "shortcut_pad_s8": shortcut_pad_s8,
     "residual_add_s8": residual_add_s8,
     "add_s8": add_s8,
+    "softmax_s8": softmax_s8,
 }
 
 
@@ -327,6 +340,7 @@ def refusals() -> Iterator[tuple[str, Case]]:
         "add_s8": {1: (-129,), 2: (128,), 3: (128,), 6: (-1,), 9: (1,), 10: (-32,), 11: (1,)},
         "mean_s8": {0: (0,), 1: (0,), 3: (-129, 128), 4: (-129, 128), 6: (-32, 31)},
         "mean_max_s8": {0: (0,), 1: (0,), 3: (-129, 128), 5: (-32, 31)},
+        "softmax_s8": {1: (0, 512)},
         "shortcut_pad_s8": {3: (1,), 5: (0,), 6: (128,), 7: (-129,), 9: (-32, 31)},
     }
     for op, changes in fields.items():

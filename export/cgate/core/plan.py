@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from cgate.core.errors import CgateError
 from cgate.core.files import json_text, read_json, sha256
+from cgate.core.imported import ImportedNetwork, imported_from_json, is_imported
 from cgate.core.network import Network, network_from_json
 
 SCHEMA = 1
@@ -83,6 +84,13 @@ class Conv2d(Convolution):
     """SPEC 5.2: weights (out, kh, kw, in)."""
 
     op: ClassVar[str] = "conv2d"
+
+
+@dataclass(frozen=True)
+class FullyConnected(Conv2d):
+    """SPEC 5.13: a convolution whose factor TFLite rounds otherwise; all weights have one scale."""
+
+    op: ClassVar[str] = "fully_connected"
 
 
 @dataclass(frozen=True)
@@ -207,6 +215,22 @@ class Add:
 
 
 @dataclass(frozen=True)
+class Softmax:
+    """SPEC 5.12, over the channels. `table` is a name in weights.npz: int32 [256].
+
+    `beta` is a float32 value: formats that carry it (TFLite) need it, the arithmetic does not.
+    """
+
+    op: ClassVar[str] = "softmax"
+    input: str
+    output: str
+    table: str
+    beta: float
+    kernel: str
+    why: str
+
+
+@dataclass(frozen=True)
 class Threshold:
     """SPEC 4: open iff the logit `input` > `value`."""
 
@@ -229,15 +253,15 @@ Addition = ResidualAdd | Add
 """Ops that write over one of the two tensors that they read, their `stream`."""
 
 Counted = Conv2d | DepthwiseConv2d | MaxPool2d | AvgPool2d | Mean | MeanMax
-Op = Counted | ShortcutPad | Addition | Threshold | Margin
+Op = Counted | ShortcutPad | Addition | Softmax | Threshold | Margin
 OPS: dict[str, type[Op]] = {
     kind.op: kind
     for kind in (
-        *(Conv2d, DepthwiseConv2d, MaxPool2d, AvgPool2d, Mean, MeanMax),
-        *(ShortcutPad, ResidualAdd, Add, Threshold, Margin),
+        *(Conv2d, FullyConnected, DepthwiseConv2d, MaxPool2d, AvgPool2d, Mean, MeanMax),
+        *(ShortcutPad, ResidualAdd, Add, Softmax, Threshold, Margin),
     )
 }
-ROLES = ("stem", "gate", "body", "shortcut", "pool", "exit", "head")
+ROLES = ("stem", "gate", "body", "shortcut", "pool", "layer", "exit", "head")
 
 
 @dataclass(frozen=True)
@@ -290,7 +314,7 @@ class Plan:
     dense_macs: int
     arena_size: int
     classes: tuple[str, ...]
-    network: Network
+    network: Network | ImportedNetwork
     tensors: tuple[Tensor, ...]
     units: tuple[Unit, ...]
 
@@ -432,7 +456,8 @@ def plan_from_json(value: Any, where: str = "plan") -> Plan:
     for key in ("network", "units"):
         if key not in value:
             raise CgateError(f"{where}: {key!r} is missing")
-    network = network_from_json(value["network"], f"{where}.network")
+    read = imported_from_json if is_imported(value["network"]) else network_from_json
+    network = read(value["network"], f"{where}.network")
     if not isinstance(value["units"], list):
         raise CgateError(f"{where}.units should be a list")
     units = tuple(_unit(item, f"{where}.units[{i}]") for i, item in enumerate(value["units"]))
@@ -538,6 +563,10 @@ def load_bundle(folder: Path) -> Bundle:
         for op in unit.ops:
             if isinstance(op, Conv2d | DepthwiseConv2d):
                 _check_weights(plan, op, weights, str(archive))
+            if isinstance(op, Softmax):
+                table = weights.get(op.table)
+                if table is None or table.dtype != np.int32 or table.shape != (256,):
+                    raise CgateError(f"{archive}: {op.table} is missing or not int32[256]")
     return Bundle(folder, plan, weights, plan_sha256(files))
 
 

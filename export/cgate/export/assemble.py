@@ -8,6 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from cgate.core.imported import ImportedNetwork
 from cgate.core.network import Network
 from cgate.core.plan import (
     ROUNDING,
@@ -128,7 +129,7 @@ def assemble(
     source_sha256: str,
     threshold: float,
     classes: Sequence[str],
-    network: Network,
+    network: Network | ImportedNetwork,
     dense_macs: int,
 ) -> Plan:
     """Choose the kernels of a finished draft, place its tensors, and make the plan.

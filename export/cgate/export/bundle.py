@@ -1,7 +1,8 @@
-"""`cgate export`: one checkpoint in, one bundle out, checked against the target's memory."""
+"""`cgate export`: a checkpoint or a network file in, one bundle out, checked against the target."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ from cgate.core.checkpoint import load_checkpoint
 from cgate.core.errors import EXIT_CHECK_FAILED, CgateError
 from cgate.core.files import replaced_folder, write_bytes
 from cgate.core.network import THRESHOLD
-from cgate.core.plan import PLAN, Plan, Unit, plan_files, plan_sha256
+from cgate.core.plan import PLAN, Plan, Unit, Weights, plan_files, plan_sha256
 from cgate.core.progress import Progress, Silent
 from cgate.core.targets import Target, all_targets, size_text
 from cgate.export.emit_c import check_name, emit_c
 from cgate.export.emit_onnx import emit_onnx, require_onnx
 from cgate.export.emit_tflite import emit_tflite
 from cgate.export.emit_tflite_network import NETWORK_FILE, emit_tflite_network
+from cgate.export.import_tflite import import_tflite, network_name
 from cgate.export.kernels import constants_size
 from cgate.export.lower import lower
 from cgate.export.memory import CODE_ALLOWANCE, STACK_ALLOWANCE
@@ -26,13 +28,16 @@ README = """\
 
 plan.json, weights.npz   every integer of the network; the source of everything below
 c/                       C11 for the firmware library of cgate: {name}_run() is one inference
-model.tflite             the whole network in int8; a skipped body is a branch of IF not taken
+model.tflite             {file}
 units/*.tflite           one per unit; all of them exact under TFLite's reference kernels
 {onnx}
   cgate build .          compile and link for {target}
   cgate run .            run images under QEMU
   cgate verify .         compare reference, TFLite, host C and QEMU bit for bit
 """
+
+GATED_FILE = "the whole network in int8; a skipped body is a branch of IF not taken"
+IMPORTED_FILE = "the network as it came, byte for byte; what all else is compared with"
 
 ONNX_README = """\
 model.onnx, units/*.onnx the float network, with If, and its units: close, not exact
@@ -171,6 +176,71 @@ def export_checkpoint(
     plan, weights = lower(
         checkpoint, target, name=name, threshold=threshold, ranges=ranges, kernels=kernels
     )
+
+    def whole() -> Mapping[str, bytes]:
+        files = {NETWORK_FILE: emit_tflite_network(plan, weights)}
+        return {**files, **emit_onnx(plan, checkpoint)} if onnx else files
+
+    readme = README.format(
+        name=plan.name,
+        network=plan.network.name,
+        target=target.name,
+        file=GATED_FILE,
+        onnx=ONNX_README if onnx else "",
+    )
+    return _write(out, target, plan, weights, whole, readme, progress)
+
+
+def export_tflite(
+    path: Path,
+    out: Path,
+    target: Target,
+    *,
+    name: str = "model",
+    kernels: str = "auto",
+    progress: Progress | None = None,
+) -> Summary:
+    """Write the bundle of an int8 .tflite network, which runs as it is: without gates.
+
+    Raises:
+        CgateError: the file cannot be read or imported; bad name; the target is too small; cannot
+            write.
+    """
+    progress = progress or Silent()
+    check_name(name)
+    progress.start("import", 4)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CgateError(f"cannot read {path}: {error.strerror}") from error
+    progress.advance(note="file read")
+    plan, weights = import_tflite(
+        content, str(path), target, network=network_name(path), name=name, kernels=kernels
+    )
+    readme = README.format(
+        name=plan.name,
+        network=plan.network.name,
+        target=target.name,
+        file=IMPORTED_FILE,
+        onnx="",
+    )
+    return _write(out, target, plan, weights, lambda: {NETWORK_FILE: content}, readme, progress)
+
+
+def _write(
+    out: Path,
+    target: Target,
+    plan: Plan,
+    weights: Weights,
+    whole: Callable[[], Mapping[str, bytes]],
+    readme: str,
+    progress: Progress,
+) -> Summary:
+    """Check that a plan fits its target, and write all files that follow from it.
+
+    Args:
+        whole: the files of the whole network, by name within the bundle.
+    """
     files = plan_files(plan, weights)
     digest = plan_sha256(files)
     summary = Summary(out, plan, target, digest, constants_size(plan, weights))
@@ -178,15 +248,7 @@ def export_checkpoint(
     progress.advance(note="planned")
     files |= {f"c/{path}": text.encode() for path, text in emit_c(plan, weights, digest).items()}
     files |= emit_tflite(plan, weights)
-    files[NETWORK_FILE] = emit_tflite_network(plan, weights)
-    if onnx:
-        files |= emit_onnx(plan, checkpoint)
-    readme = README.format(
-        name=plan.name,
-        network=plan.network.name,
-        target=target.name,
-        onnx=ONNX_README if onnx else "",
-    )
+    files |= whole()
     files["README.txt"] = readme.encode()
     progress.advance(note="emitted")
     with replaced_folder(out, PLAN) as folder:

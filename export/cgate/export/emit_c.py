@@ -30,6 +30,7 @@ from cgate.core.plan import (
     Pool,
     ResidualAdd,
     ShortcutPad,
+    Softmax,
     Tensor,
     Unit,
     Weights,
@@ -180,10 +181,10 @@ class _Emitter:
         ]
 
     def tables(self) -> list[str]:
-        """Weights, biases, multipliers and shifts of every convolution."""
+        """Weights, biases, multipliers and shifts of every convolution, tables of exponentials."""
         storage = "" if self.separate else "static "
         lines: list[str] = []
-        for op in self._convolutions():
+        for op in self._tabled():
             plain: list[str] = []
             for ctype, name in self._arrays(op):
                 array = self.weights[name]
@@ -192,14 +193,14 @@ class _Emitter:
             packed: list[str] = []
             if op.output in self.packed:
                 words = self.packed[op.output]
-                comment = f"{op.weights} and the rest, for {op.kernel}"
+                comment = f"{self._arrays(op)[0][1]} and the rest, for {op.kernel}"
                 packed = _table("int32_t", self._packed(op), words, comment, storage)
             lines += self._by_core(packed, plain)
         return lines
 
     def declarations(self) -> list[str]:
         lines: list[str] = []
-        for op in self._convolutions():
+        for op in self._tabled():
             plain = [
                 f"extern const {ctype} {self._name(name)}[{self.weights[name].size}];"
                 for ctype, name in self._arrays(op)
@@ -218,18 +219,24 @@ class _Emitter:
             return plain
         return ["#if defined(__ARM_FEATURE_DSP)", *packed, "#else", *plain, "#endif"]
 
-    def _packed(self, op: Convolution) -> str:
+    def _packed(self, op: Convolution | Softmax) -> str:
         return f"{self._name(op.output)}_packed"
 
     def _convolutions(self) -> list[Conv2d | DepthwiseConv2d]:
+        return [op for op in self._tabled() if not isinstance(op, Softmax)]
+
+    def _tabled(self) -> list[Conv2d | DepthwiseConv2d | Softmax]:
+        """The ops that read tables."""
         return [
             op
             for unit in self.plan.units
             for op in unit.ops
-            if isinstance(op, Conv2d | DepthwiseConv2d)
+            if isinstance(op, Conv2d | DepthwiseConv2d | Softmax)
         ]
 
-    def _arrays(self, op: Convolution) -> list[tuple[str, str]]:
+    def _arrays(self, op: Convolution | Softmax) -> list[tuple[str, str]]:
+        if isinstance(op, Softmax):
+            return [("int32_t", op.table)]
         return [
             ("int8_t", op.weights),
             ("int32_t", op.bias),
@@ -248,12 +255,12 @@ class _Emitter:
                     lines += self._parameter(op)
         return lines
 
-    def _parameter(self, op: Counted | ShortcutPad | Addition) -> list[str]:
+    def _parameter(self, op: Counted | ShortcutPad | Addition | Softmax) -> list[str]:
         kind = op.kernel.split("__", 1)[0]
         body = [f"    .{name} = {value}," for name, value in self._fields(op).items()]
         return [f"static const cg_{kind} {self._name(op.output)}_op = {{", *body, "};", ""]
 
-    def _fields(self, op: Counted | ShortcutPad | Addition) -> dict[str, Any]:
+    def _fields(self, op: Counted | ShortcutPad | Addition | Softmax) -> dict[str, Any]:
         """The members of the op's C struct."""
         source, target = self.plan.tensor(op.input), self.plan.tensor(op.output)
         zero_points = {
@@ -262,6 +269,9 @@ class _Emitter:
         }
         if isinstance(op, ResidualAdd):
             return {"size": target.size}
+        if isinstance(op, Softmax):
+            rows = target.shape[0] * target.shape[1]
+            return {"rows": rows, "depth": target.shape[2], "exponentials": self._name(op.table)}
         if isinstance(op, Add):
             names = ("in", "stream", "out")
             return {

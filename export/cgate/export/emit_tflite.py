@@ -13,6 +13,7 @@ from cgate.core.plan import (
     Conv2d,
     Convolution,
     DepthwiseConv2d,
+    FullyConnected,
     Margin,
     MaxPool2d,
     Mean,
@@ -21,6 +22,7 @@ from cgate.core.plan import (
     Pool,
     ResidualAdd,
     ShortcutPad,
+    Softmax,
     Tensor,
     Threshold,
     Unit,
@@ -97,6 +99,33 @@ class _UnitEmitter:
             same=same,
             activation=self.clamped(op),
         )
+
+    def fully_connected(self, op: FullyConnected) -> None:
+        source, target = self.plan.tensor(op.input), self.plan.tensor(op.output)
+        outputs, height, width, channels = self.weights[op.weights].shape
+        shape = (outputs, height * width * channels)
+        scale = self.weights[op.scale][0]
+        weights = self.graph.tensor(
+            op.weights, shape, scale=scale, data=self.weights[op.weights].reshape(shape)
+        )
+        bias = self.graph.tensor(
+            op.bias,
+            (outputs,),
+            np.int32,
+            scale=np.float32(source.scale) * scale,
+            data=self.weights[op.bias],
+        )
+        # TFLite takes the axes for a batch and its values, and so does away with them.
+        flat = self.graph.tensor(
+            f"{op.output}/flat",
+            (target.shape[0] * target.shape[1], outputs),
+            scale=target.scale,
+            zero_point=target.zero_point,
+        )
+        self.graph.fully_connected(
+            self.activation(op.input), weights, bias, flat, activation=self.clamped(op)
+        )
+        self.graph.reshape(flat, self.activation(op.output))
 
     def pool(self, op: MaxPool2d | AvgPool2d) -> None:
         x, same = self.padded(op, op.size)
@@ -222,7 +251,9 @@ class _UnitEmitter:
     def emit(self) -> int | None:
         decision = None
         for op in self.unit.ops:
-            if isinstance(op, Conv2d | DepthwiseConv2d):
+            if isinstance(op, FullyConnected):
+                self.fully_connected(op)
+            elif isinstance(op, Conv2d | DepthwiseConv2d):
                 self.conv2d(op)
             elif isinstance(op, MaxPool2d | AvgPool2d):
                 self.pool(op)
@@ -232,6 +263,9 @@ class _UnitEmitter:
                 self.mean_max(op)
             elif isinstance(op, ShortcutPad):
                 self.shortcut_pad(op)
+            elif isinstance(op, Softmax):
+                x, y = self.activation(op.input), self.activation(op.output)
+                self.graph.softmax(x, y, op.beta)
             elif isinstance(op, Add | ResidualAdd):
                 stream, body = self.activation(op.stream), self.activation(op.input)
                 # A stream that is never negative ends where int8 does (SPEC.md 5.4).

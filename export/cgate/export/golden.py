@@ -52,15 +52,16 @@ class GoldenUnit:
     def __init__(self, content: bytes, package: str = "tflite-runtime") -> None:
         self._interpreter = _interpreter(package)(content)
         self._interpreter.allocate_tensors()
-        self._inputs = [each["index"] for each in self._interpreter.get_input_details()]
+        details = self._interpreter.get_input_details()
+        self._inputs = [(each["index"], tuple(each["shape"])) for each in details]
         self._outputs = [each["index"] for each in self._interpreter.get_output_details()]
 
     def __call__(self, inputs: Sequence[NDArray[np.int8]]) -> list[NDArray[Any]]:
         """Run on n images: inputs and outputs are (n, ...) in the file's order."""
         rows: list[list[NDArray[Any]]] = []
         for i in range(len(inputs[0])):
-            for index, values in zip(self._inputs, inputs, strict=True):
-                self._interpreter.set_tensor(index, values[i : i + 1])
+            for (index, shape), values in zip(self._inputs, inputs, strict=True):
+                self._interpreter.set_tensor(index, values[i].reshape(shape))
             self._interpreter.invoke()
             rows.append([self._interpreter.get_tensor(index) for index in self._outputs])
         return [np.concatenate(column) for column in zip(*rows, strict=True)]

@@ -23,6 +23,7 @@ from cgate.core.plan import (
     Plan,
     ResidualAdd,
     ShortcutPad,
+    Softmax,
     Tensor,
     Unit,
     Weights,
@@ -298,6 +299,8 @@ def constants_size(plan: Plan, weights: Weights) -> int:
                 layer = conv_layer(op, tensors, weights)
                 packed = CONV_KERNELS.get(op.kernel)
                 size += layer.plain_size if packed is None else packed.pack(layer).nbytes
+            if isinstance(op, Softmax):
+                size += weights[op.table].nbytes
     return size
 
 

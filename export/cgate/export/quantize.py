@@ -222,6 +222,27 @@ class QuantConv:
     shift: NDArray[np.int8]
 
 
+def check_accumulators(
+    weights: NDArray[Any], bias: NDArray[Any], shift: NDArray[Any], name: str
+) -> None:
+    """Refuse integers of a convolution, output channels first, with which int32 can overflow.
+
+    Raises:
+        CgateError: names the layer and the channel.
+    """
+    # Worst accumulator: inputs are at most 255 steps from their zero point.
+    magnitudes = np.abs(weights.astype(np.float64)).reshape(len(bias), -1).sum(axis=1)
+    worst = magnitudes * 255 + np.abs(bias.astype(np.float64))
+    left = np.maximum(shift, 0)
+    if (worst * 2.0**left >= 2**31).any():
+        channel = int(np.argmax(worst * 2.0**left))
+        raise CgateError(
+            f"{name}: output channel {channel} can overflow 32 bits "
+            f"(|accumulator| up to {worst[channel]:.3g}, shifted left by {left[channel]})",
+            "its weights are far larger than its output's range: check the training",
+        )
+
+
 def quantize_conv(conv: FloatConv, source: Scale, target: Scale, name: str) -> QuantConv:
     """Quantise weights per output channel and derive bias and requantisation.
 
@@ -249,16 +270,7 @@ def quantize_conv(conv: FloatConv, source: Scale, target: Scale, name: str) -> Q
             f"{name}: its weights are too large for its output's range ({error})",
             "check the training, or run `cgate calibrate` again",
         ) from error
-    # Worst accumulator: inputs are at most 255 steps from their zero point.
-    worst = np.abs(weights).reshape(len(bias), -1).sum(axis=1) * 255 + np.abs(bias)
-    left = np.array([max(shift, 0) for _, shift in pairs])
-    if (worst * 2.0**left >= 2**31).any():
-        channel = int(np.argmax(worst * 2.0**left))
-        raise CgateError(
-            f"{name}: output channel {channel} can overflow 32 bits "
-            f"(|accumulator| up to {worst[channel]:.3g}, shifted left by {left[channel]})",
-            "its weights are far larger than its output's range: check the training",
-        )
+    check_accumulators(weights, bias, np.array([shift for _, shift in pairs]), name)
     return QuantConv(
         weights.astype(np.int8),
         scales,

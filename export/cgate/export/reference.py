@@ -21,11 +21,13 @@ from cgate.core.plan import (
     MeanMax,
     Plan,
     ShortcutPad,
+    Softmax,
     Tensor,
     Unit,
     Weights,
 )
 from cgate.export.fixedpoint import ADD_SHIFT, requantize
+from cgate.export.softmax import softmax
 
 Int8 = NDArray[np.int8]
 
@@ -194,6 +196,8 @@ def run_unit(
             y = mean_max(x, op, source)
         elif isinstance(op, ShortcutPad):
             y = shortcut_pad(x, op, source, target)
+        elif isinstance(op, Softmax):
+            y = softmax(x, weights[op.table])
         elif isinstance(op, Add):
             sources = source, plan.tensor(op.stream)
             y = add(x, values[op.stream], op, sources, target)

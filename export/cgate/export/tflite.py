@@ -142,6 +142,20 @@ class Subgraph:
         options.fusedActivationFunction = _activation(activation)
         self._operator("DEPTHWISE_CONV_2D", [x, weights, bias], output, options, 3)
 
+    def fully_connected(
+        self, x: int, weights: int, bias: int, output: int, *, activation: str
+    ) -> None:
+        """FULLY_CONNECTED: weights (out, in), output (rows, out)."""
+        options = schema.FullyConnectedOptionsT()
+        options.fusedActivationFunction = _activation(activation)
+        self._operator("FULLY_CONNECTED", [x, weights, bias], output, options, 4)
+
+    def softmax(self, x: int, output: int, beta: float) -> None:
+        """SOFTMAX over the last axis."""
+        options = schema.SoftmaxOptionsT()
+        options.beta = beta
+        self._operator("SOFTMAX", [x], output, options, 2)
+
     def pad(
         self, x: int, paddings: Sequence[tuple[int, int]], output: int, value: int | None = None
     ) -> None:

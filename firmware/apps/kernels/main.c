@@ -269,6 +269,20 @@ static void run_add_s8(add_s8 *kernel, add_s8_scratch *scratch_size) {
     answer(status, size);
 }
 
+typedef cg_status softmax_s8(const cg_softmax_s8 *, const int8_t *, int8_t *, void *);
+typedef size_t softmax_s8_scratch(const cg_softmax_s8 *);
+
+static void run_softmax_s8(softmax_s8 *kernel, softmax_s8_scratch *scratch_size) {
+    const int8_t *input = read_input();
+    cg_softmax_s8 p = {.rows = (uint32_t)next(), .depth = (uint16_t)next()};
+    p.exponentials = read_array(2);
+    const size_t size = scratch_size(&p);
+    CG_MARK_BEGIN(CG_MARK_INFERENCE);
+    const cg_status status = kernel(&p, input, (int8_t *)output + GUARD, SCRATCH(size));
+    CG_MARK_END(CG_MARK_INFERENCE);
+    answer(status, size);
+}
+
 /* Arrays: accumulators, room for the results, multipliers, shifts; all int32. */
 static void run_requant(void) {
     const int8_t *acc = read_input();

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cgate.core.data import load_dataset
 from cgate.core.errors import CgateError
+from cgate.core.imported import ImportedNetwork
 from cgate.core.plan import Plan
 
 # What tells data sets apart without loading them: shape of an image, number of classes, and the
@@ -53,7 +54,9 @@ def guess_data(plan: Plan) -> str:
     shape, classes = plan.network.input_shape, plan.network.classes
     fitting = {name: first for name, (*known, first) in KNOWN.items() if known == [shape, classes]}
     if fitting:
-        named = [name for name, first in fitting.items() if first == plan.classes[0]]
+        # The classes of an imported network are numbers, which name nothing.
+        known = () if isinstance(plan.network, ImportedNetwork) else plan.classes[:1]
+        named = [name for name, first in fitting.items() if first in known]
         return (named or list(fitting))[0]
     raise CgateError(
         f"no known data set has images of {_shape(shape)} in {classes} classes; known are "
@@ -73,10 +76,12 @@ def load_inputs(
     data_dir: Path | None = None,
     split: str = "test",
     limit: int | None = None,
+    chosen: Path | None = None,
 ) -> Inputs:
     """The first `limit` images of a split (None: all), checked against the network.
 
     Args:
+        chosen: a file of image numbers; those are taken, in this order, instead of all.
         data: name of the data set; None takes the one that fits the network.
 
     Raises:
@@ -93,12 +98,27 @@ def load_inputs(
             "leave --data out, or choose the data set that the network was trained on",
         )
     part = dataset.split(split)
-    count = len(part) if limit is None else min(limit, len(part))
-    return Inputs(
-        name,
-        split,
-        np.arange(count, dtype=np.int64),
-        part.images[:count],
-        part.labels[:count],
-        len(part),
-    )
+    numbers = np.arange(len(part)) if chosen is None else _image_numbers(chosen, len(part))
+    numbers = numbers[:limit].astype(np.int64)
+    return Inputs(name, split, numbers, part.images[numbers], part.labels[numbers], len(part))
+
+
+def _image_numbers(path: Path, available: int) -> NDArray[np.int64]:
+    """The image numbers in a .npy file, or in a text file separated by spaces or lines."""
+    try:
+        if path.suffix == ".npy":
+            numbers = np.load(path, allow_pickle=False)
+        else:
+            numbers = np.array([int(word) for word in path.read_text().split()], np.int64)
+    except (OSError, ValueError, EOFError) as error:
+        raise CgateError(
+            f"{path} holds no image numbers: {error}", "one whole number a line, or a .npy of them"
+        ) from error
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iu" or len(numbers) == 0:
+        raise CgateError(f"{path} holds no list of whole numbers")
+    if numbers.min() < 0 or numbers.max() >= available:
+        raise CgateError(
+            f"{path} names images {numbers.min()} to {numbers.max()}; there are {available}, from 0"
+        )
+    whole: NDArray[np.int64] = numbers.astype(np.int64)
+    return whole

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from cgate.core.imported import ImportedNetwork
 from cgate.core.plan import Bundle, Decision, Margin, Plan, Unit, Weights
 from cgate.host_tools.inspection import op_title, shape_text, variant
 
@@ -72,6 +73,8 @@ class _Picture:
         self.plan = plan
         self.weights = weights
         self.largest = max(1, *(unit.macs for unit in plan.units))
+        # An imported network: a unit per operator, which may read what any earlier one left.
+        self.layered = isinstance(plan.network, ImportedNetwork)
         self.parts: list[str] = []
         self.lanes: list[float] = []  # where the lowest line of each lane ends
         widest = self._count_lanes()
@@ -139,7 +142,7 @@ class _Picture:
             (rows[name], i)
             for i, unit in enumerate(self.plan.units)
             for name in unit.inputs
-            if unit.role == "layer" and rows.get(name, i - 1) != i - 1
+            if self.layered and rows.get(name, i - 1) != i - 1
         ]
         return max((sum(a < end <= b for a, b in spans) for _, end in spans), default=0)
 
@@ -147,12 +150,12 @@ class _Picture:
         """A unit on the stream, with the lines that reach it from earlier ones."""
         box = _Box(self.center, self.y + GAP, unit)
         before = self.plan.units[unit.index - 1] if unit.index else None
-        if before is None or unit.role != "layer" or before.output in unit.inputs:
+        if before is None or not self.layered or before.output in unit.inputs:
             self.down(box.y)
         else:
             self.path([(self.stream, self.y), (self.stream, self.y + 8)], arrow=False)
         near = () if before is None else (before.output, self.plan.input)
-        for i, name in enumerate(unit.inputs if unit.role == "layer" else ()):
+        for i, name in enumerate(unit.inputs if self.layered else ()):
             if name in near or name not in made:
                 continue
             start, end = made[name].bottom + GAP / 4, box.y + 12 + 8 * i

@@ -77,6 +77,8 @@ def _section(title: str, note: str, *parts: str) -> str:
 
 def _choices(value: Value) -> str:
     """Where the network decides what to run, in words."""
+    if not value["blocks"]:
+        return "Everything runs: the network has no gates"
     text = f"{len(value['gates'])} of {value['blocks']} blocks have a gate"
     exits = len(value["answers"]) - 1
     if exits < 1:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cgate.core.errors import CgateError
+from cgate.core.imported import ImportedNetwork
 from cgate.core.plan import Bundle, Unit, load_bundle
 from cgate.core.progress import Progress, Silent
 from cgate.core.targets import Target, find_target
@@ -240,7 +241,8 @@ class NetworkRoute:
     def __init__(self, bundle: Bundle) -> None:
         self._plan = bundle.plan
         self._network = _golden(bundle.folder / NETWORK_FILE)
-        self.tool = f"{_golden_tool()}, one file with IF"
+        imported = isinstance(bundle.plan.network, ImportedNetwork)
+        self.tool = f"{_golden_tool()}, {'the imported file' if imported else 'one file with IF'}"
 
     def __call__(self, images: Int8, gates: str) -> Outputs:
         """See Route."""
@@ -425,6 +427,8 @@ def verify(
     bundle = load_bundle(folder)
     target = target or find_target(bundle.plan.target)
     inputs = reference.to_input(images)
+    if not bundle.plan.gates:
+        patterns = patterns[:1]  # nothing to force: all patterns are one
     routes: dict[str, Route] = {}
     for name in on:
         if name == "tflite":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from cgate.core.network import THRESHOLD
 from cgate.core.targets import Target
@@ -32,11 +33,27 @@ def _thresholds(
     return found
 
 
+def _import(path: Path, out: Path, target: Target, name: str, kernels: str) -> Outcome:
+    """Export a network file, for which the options of gates and ranges mean nothing."""
+    context = click.get_current_context()
+    for parameter in ("threshold", "ranges", "onnx", "sweeping"):
+        if context.get_parameter_source(parameter) is ParameterSource.COMMANDLINE:
+            option = {"sweeping": "threshold-sweep"}.get(parameter, parameter)
+            raise click.UsageError(
+                f"--{option} is for checkpoints; {path} has its integers already"
+            )
+    from cgate.export.bundle import export_tflite
+
+    summary = export_tflite(path, out, target, name=name, kernels=kernels, progress=progress())
+    return Outcome(summary.to_json(), summary.lines())
+
+
 @click.command(
     cls=Command,
     epilog=examples(
         "cgate export runs/digits --target cortex-m4 --out runs/bundle",
         "cgate export --checkpoint runs/digits --board netduinoplus2 --out runs/small",
+        "cgate export resnet8_int8.tflite --target cortex-m4 --out runs/resnet8",
         "cgate export runs/digits --out runs/cheaper --threshold 0.6",
         "cgate export runs/digits --out runs/bundle --threshold-sweep",
     ),
@@ -108,17 +125,19 @@ def command(
     split: str,
     limit: int | None,
 ) -> Outcome:
-    """Turn the checkpoint SOURCE into an int8 bundle: plan, C and TFLite.
+    """Turn SOURCE, a checkpoint or an int8 .tflite file, into a bundle: plan, C and TFLite.
 
     Needs neither data nor torch (a sweep runs labelled images). The same checkpoint gives the
     same bytes on every machine.
     """
     if (source is None) == (checkpoint is None):
-        raise click.UsageError("give one checkpoint: SOURCE or --checkpoint FOLDER")
+        raise click.UsageError("give one checkpoint or .tflite file: SOURCE or --checkpoint FOLDER")
     folder = source or checkpoint
     assert folder is not None
     if thresholds is not None and not sweeping:
         raise click.UsageError("--thresholds belongs to --threshold-sweep")
+    if folder.suffix == ".tflite" or folder.is_file():
+        return _import(folder, out, target, name, kernels)
     from cgate.export.bundle import export_checkpoint
 
     summary = export_checkpoint(

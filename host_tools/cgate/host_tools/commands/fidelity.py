@@ -30,6 +30,7 @@ def command(
     data: str | None,
     data_dir: Path | None,
     split: str,
+    chosen: Path | None,
 ) -> Outcome:
     """Say what int8 changes: BUNDLE's integers against CHECKPOINT's float network.
 
@@ -41,7 +42,7 @@ def command(
     from cgate.host_tools.inputs import load_inputs
 
     plan = load_bundle(bundle).plan
-    inputs = load_inputs(plan, data, data_dir=data_dir, split=split, limit=limit)
+    inputs = load_inputs(plan, data, data_dir=data_dir, split=split, limit=limit, chosen=chosen)
     found = measure(checkpoint, bundle, inputs, progress())
     write_json(bundle / FIDELITY, found.to_json())
     return Outcome(found.to_json(), found.lines())

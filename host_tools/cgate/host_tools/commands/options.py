@@ -33,8 +33,10 @@ def target_option(help: str, default: str | None = None) -> Callable[[F], F]:
 
 
 def data_options(function: F) -> F:
-    """`--data`, `--data-dir` and `--split`: which images to use."""
+    """`--data`, `--data-dir`, `--split` and `--images`: which images to use."""
     for decorate in (
+        click.option("--images", "chosen", type=FOLDER, metavar="FILE",
+                     help="Numbers of the images to take, as text or .npy. Default: all."),
         click.option("--split", type=click.Choice(["train", "validation", "test"]),
                      default="test", show_default=True, help="Part of the data set."),
         data_dir_option,

@@ -75,6 +75,7 @@ def command(
     data: str | None,
     data_dir: Path | None,
     split: str,
+    chosen: Path | None,
 ) -> Outcome:
     """Run images through the firmware of BUNDLE and record a trace.
 
@@ -85,7 +86,7 @@ def command(
     from cgate.host_tools.summary import headline, headline_lines
 
     plan = load_bundle(bundle).plan
-    inputs = load_inputs(plan, data, data_dir=data_dir, split=split, limit=limit)
+    inputs = load_inputs(plan, data, data_dir=data_dir, split=split, limit=limit, chosen=chosen)
     trace, path = evaluate(
         bundle,
         inputs,

@@ -39,6 +39,7 @@ def command(
     data: str | None,
     data_dir: Path | None,
     split: str,
+    chosen: Path | None,
 ) -> Outcome:
     """Compare TFLite, host C and emulated target with the integer reference, bit for bit.
 
@@ -50,7 +51,7 @@ def command(
     from cgate.host_tools.verify import ROUTES, VERIFICATION, verify
 
     inputs = load_inputs(
-        load_bundle(bundle).plan, data, data_dir=data_dir, split=split, limit=limit
+        load_bundle(bundle).plan, data, data_dir=data_dir, split=split, limit=limit, chosen=chosen
     )
     found = verify(
         bundle,

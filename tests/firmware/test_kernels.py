@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from c_programs import PORT, compile_host, compile_target, run_host, run_target
+from cgate.export.fixedpoint import requantize
 from cgate.export.kernels import CONV_KERNELS, ConvLayer
 from cgate.export.softmax import exp_table, softmax
 from kernel_harness import ROWS, SOURCES, Case, answers, encode
@@ -441,13 +442,21 @@ def test_assembly_equals_c(tmp_path: Path) -> None:
     check(cases, output)
 
 
-def requant_in_c(triples: Sequence[tuple[int, int, int]]) -> list[int]:
-    columns = [np.array(column, np.int32) for column in zip(*triples, strict=True)]
-    room = np.zeros(len(triples), np.int32)
-    case = Case("requant", (), (columns[0], room, columns[1], columns[2]), None)
-    ((status, _, data),) = answers(run_host(host_harness(), case.encode(len(ROWS))))
-    assert status == OK
-    return list(np.frombuffer(data, np.int32))
+HARNESS_VALUES = 1 << 13
+
+
+def requant_in_c(acc: ArrayLike, multiplier: ArrayLike, shift: ArrayLike) -> NDArray[np.int32]:
+    columns = np.array([acc, multiplier, shift], np.int64).astype(np.int32)
+    parts = np.split(columns, range(HARNESS_VALUES, columns.shape[1], HARNESS_VALUES), axis=1)
+    cases = [
+        Case("requant", (), (part[0], np.zeros_like(part[0]), part[1], part[2]), None)
+        for part in parts
+    ]
+    found = list(
+        answers(run_host(host_harness(), b"".join(case.encode(len(ROWS)) for case in cases)))
+    )
+    assert all(status == OK for status, _, _ in found)
+    return np.frombuffer(b"".join(data for _, _, data in found), np.int32)
 
 
 @settings(max_examples=100, deadline=None)
@@ -469,19 +478,66 @@ def requant_in_c(triples: Sequence[tuple[int, int, int]]) -> list[int]:
 @example([(a, 1 << 30, s) for a in range(-9, 10) for s in (0, -1, -2)])
 def test_requant_equals_oracle(triples: list[tuple[int, int, int]]) -> None:
     needs_host()
-    assert requant_in_c(triples) == [requant(*triple) for triple in triples]
+    found = requant_in_c(*zip(*triples, strict=True))
+    assert found.tolist() == [requant(*triple) for triple in triples]
 
 
-def test_requant_equals_the_exporter() -> None:
+MULTIPLIERS = (0, 1, 1 << 30, (1 << 30) + 1, 1518500250, (1 << 31) - 2, (1 << 31) - 1)
+SHIFTS = range(-31, 31)
+
+
+def legal(acc: Int, shift: int) -> Int:
+    """The accumulators that stay in int32 when shifted."""
+    return acc[np.abs(acc.astype(np.float64)) * 2.0 ** max(shift, 0) < 2.0**31]
+
+
+def test_requant_equals_the_exporter_at_the_ends_of_everything() -> None:
+    """Every shift and the multipliers' ends, with accumulators around every power of two."""
     needs_host()
-    from cgate.export.fixedpoint import requantize
+    powers = 1 << np.arange(31)
+    around = np.concatenate([powers - 1, powers, powers + 1, [0, 3, 5, 7, INT32[1]]])
+    around = np.unique(np.concatenate([-around, around, [INT32[0]]]))
+    triples = [
+        (acc, multiplier, shift)
+        for shift in SHIFTS
+        for multiplier in MULTIPLIERS
+        for acc in legal(around[around <= INT32[1]], shift)
+    ]
+    columns = np.array(triples).T
+    assert (requant_in_c(*columns) == requantize(*columns)).all()
 
-    rng = np.random.default_rng(0)
-    acc = rng.integers(-(1 << 20), 1 << 20, 3000)
-    multiplier = rng.integers(1 << 30, 1 << 31, 3000)
-    shift = rng.integers(-16, 9, 3000)
-    triples = list(zip(acc.tolist(), multiplier.tolist(), shift.tolist(), strict=True))
-    assert requant_in_c(triples) == requantize(acc, multiplier, shift).tolist()
+
+@pytest.mark.parametrize("shift", [-31, -16, -9, -8, -7, -1, 0, 1, 5])
+def test_requant_equals_the_exporter_for_all_small_accumulators(shift: int) -> None:
+    """All of -2^15 .. 2^15: every tie of both roundings at these shifts."""
+    needs_host()
+    acc = legal(np.arange(-(1 << 15), (1 << 15) + 1), shift)
+    for multiplier in MULTIPLIERS:
+        columns = acc, np.full(len(acc), multiplier), np.full(len(acc), shift)
+        assert (requant_in_c(*columns) == requantize(*columns)).all()
+
+
+def requant_of_dsp(acc: int, multiplier: int, right: int, zero_point: int) -> int:
+    """cg_dsp_requant of firmware/src/dsp/cg_dsp.h: SMMLAR, a shift and a saturation."""
+    addend = (1 << (right - 1)) + (zero_point << right) + (-1 if acc < 0 else 0)
+    high = ((addend << 32) + 2 * acc * multiplier + (1 << 31)) >> 32
+    assert INT32[0] <= addend <= INT32[1]
+    return clamp(((high + (1 << 31)) % (1 << 32) - (1 << 31)) >> right)
+
+
+@settings(max_examples=2000, deadline=None)
+@given(
+    st.integers(-(1 << 30) + 1, (1 << 30) - 1) | st.integers(-(1 << 16), 1 << 16),
+    st.integers(0, INT32[1]) | st.sampled_from(MULTIPLIERS),
+    st.integers(1, 22),
+    st.integers(-128, 127),
+)
+def test_requantisation_in_five_instructions_is_exact(
+    acc: int, multiplier: int, right: int, zero_point: int
+) -> None:
+    """What firmware/src/dsp/cg_dsp.h claims, for every argument that it allows."""
+    wanted = clamp(zero_point + requant(acc, multiplier, -right))
+    assert requant_of_dsp(acc, multiplier, right, zero_point) == wanted
 
 
 def test_residual_add_covers_all_pairs() -> None:

@@ -82,7 +82,6 @@ def run(plan: Plan, weights: Weights, pixels: Tensor) -> Deployed:
     tensors: dict[str, tuple[NDArray[np.int64], Int8]] = {}
     decisions: dict[str, Tensor] = {}
     made: dict[str, Int8] = {}
-    nearest = {b.name for b in plan.network.gated if b.gate is not None and b.gate.kind == "anchor"}
 
     def compute(unit: Unit, inputs: Mapping[str, Int8]) -> tuple[Int8, NDArray[np.bool_] | None]:
         made.clear()
@@ -97,8 +96,6 @@ def run(plan: Plan, weights: Weights, pixels: Tensor) -> Deployed:
         if step.unit.role == "gate" and step.decision is not None:
             assert step.unit.block is not None
             decisions[step.unit.block] = torch.from_numpy(step.decision).to(torch.float32)
-            if step.unit.block in nearest:
-                del tensors[step.unit.output]  # an anchor's logit has a unit of its own
     return Deployed(plan, tensors, decisions)
 
 
@@ -156,10 +153,15 @@ def forward(
         pixels: uint8 [n, H, W, C].
         observe: see `GatedResNet.forward`.
     """
-    output: Output = model(
-        pixels,
-        _policy(deployed),
-        observe,
-        exact=lambda name, values: _replaced(values, name, deployed),
-    )
+    # An anchor's integer logit has a unit of its own.
+    foreign = {
+        f"{block.name}.gate.logit"
+        for block in model.network.gated
+        if block.gate is not None and block.gate.kind == "anchor"
+    }
+
+    def exact(name: str, values: Tensor) -> Tensor:
+        return values if name in foreign else _replaced(values, name, deployed)
+
+    output: Output = model(pixels, _policy(deployed), observe, exact=exact)
     return output

@@ -439,6 +439,7 @@ def run(
     timeout_s: float = 120.0,
     progress: Progress | None = None,
     open_session: Callable[[Build, threading.Event], Session] = Session,
+    first: int = 0,
 ) -> list[Result]:
     """Run every image through the program, divided over several processes.
 
@@ -450,6 +451,7 @@ def run(
         jobs: processes; one per core if None.
         timeout_s: seconds that one image may take.
         open_session: makes the session of one process; another than QEMU's or the host's.
+        first: number of the first image, for messages.
 
     Returns:
         One result per image, in their order. They depend on nothing but the image.
@@ -470,9 +472,9 @@ def run(
     stop, lock = threading.Event(), threading.Lock()
     bounds = np.linspace(0, len(images), workers + 1).astype(int)
 
-    def work(first: int, end: int) -> list[Result]:
-        part = images[first:end]
-        rows = gates if isinstance(gates, str) else gates[first:end]
+    def work(begin: int, end: int) -> list[Result]:
+        part = images[begin:end]
+        rows = gates if isinstance(gates, str) else gates[begin:end]
         results: list[Result] = []
         with open_session(build, stop) as session:
             info = session.info()
@@ -487,7 +489,7 @@ def run(
                     )
                 except CgateError as error:
                     raise CgateError(
-                        f"image {first + i}: {error.message}", error.hint, error.code
+                        f"image {first + begin + i}: {error.message}", error.hint, error.code
                     ) from error
                 with lock:
                     progress.advance()

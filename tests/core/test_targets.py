@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from cgate.core import targets
 from cgate.core.board import pin_number
 from cgate.core.errors import EXIT_USAGE, CgateError
-from cgate.core.targets import CORE_FLAGS, FOLDER, all_targets, find_target, size_text
+from cgate.core.targets import CORE_FLAGS, FOLDER, all_targets, find_target, parse_size, size_text
 
 CORES = ("cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55")
 
@@ -123,3 +123,17 @@ def test_boards_that_never_ran_on_silicon_say_so() -> None:
 )
 def test_size_text(size: int, text: str) -> None:
     assert size_text(size) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("512K", 524288), ("1M", 1048576), ("96 kB", 98304), ("1.5MiB", 1572864), ("131072", 131072)],
+)
+def test_sizes_as_people_write_them(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "K", "-1", "0", "1G", "12 apples", "1e3"])
+def test_other_sizes_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is "):
+        parse_size(text)

@@ -18,7 +18,8 @@ def buffers(draw: st.DrawFn) -> list[Buffer]:
 
 @given(buffers())
 def test_live_buffers_do_not_overlap(items: list[Buffer]) -> None:
-    offsets, size = place(items)
+    layout = place(items)
+    offsets, size = layout.offsets, layout.size
     for i, a in enumerate(items):
         assert offsets[a.name] % ALIGNMENT == 0
         assert offsets[a.name] + a.size <= size
@@ -30,7 +31,7 @@ def test_live_buffers_do_not_overlap(items: list[Buffer]) -> None:
 
 @given(buffers())
 def test_the_arena_is_at_least_the_peak_and_at_most_the_sum(items: list[Buffer]) -> None:
-    _, size = place(items)
+    size = place(items).size
     peak = max(
         (sum(b.size for b in items if b.first <= step <= b.last) for step in range(11)), default=0
     )
@@ -38,5 +39,21 @@ def test_the_arena_is_at_least_the_peak_and_at_most_the_sum(items: list[Buffer])
 
 
 def test_memory_is_used_again() -> None:
-    _, size = place([Buffer("a", 64, 0, 1), Buffer("b", 64, 1, 2), Buffer("c", 64, 2, 3)])
-    assert size == 128
+    items = [Buffer("a", 64, 0, 1), Buffer("b", 64, 1, 2), Buffer("c", 64, 2, 3)]
+    assert place(items).size == 128
+
+
+@given(buffers(), st.integers(0, 10), st.integers(1, 150))
+def test_scratch_memory_takes_the_lowest_free_place(
+    items: list[Buffer], step: int, size: int
+) -> None:
+    layout = place(items)
+    taken = {
+        byte
+        for b in items
+        if b.first <= step <= b.last
+        for byte in range(layout.offsets[b.name], layout.offsets[b.name] + b.size)
+    }
+    found = layout.free(step, size)
+    fits = [at for at in range(0, found + 1, ALIGNMENT) if taken.isdisjoint(range(at, at + size))]
+    assert fits == [found]

@@ -89,6 +89,8 @@ def test_unknown_command_names_the_nearest(capsys: Captured) -> None:
     [
         (["export"], "--out"),
         (["export", "--out", "x"], "SOURCE or --checkpoint"),
+        (["export", "x", "--flash", "1G", "--out", "y"], "memory size"),
+        (["export", "x", "-t", "stm32f405", "--ram", "129K", "--out", "y"], "more than the target"),
         (["run"], "BUNDLE"),
         (["run", "x", "--gates", "ajar"], "ajar"),
         (["run", "x", "--limit", "0"], "0 is not in the range"),

@@ -59,7 +59,8 @@ class Convolution:
 
     `scale` is the weights' float32 scale per output channel: formats that carry scales (TFLite)
     need it, the arithmetic does not. `scratch` is the place in the arena and the size, in bytes, of
-    what the kernel needs besides.
+    what the kernel needs besides. `cost`, here and below, is of one run of `kernel`, estimated, in
+    the unit of the plan's choice.
     """
 
     op: ClassVar[str]
@@ -77,6 +78,7 @@ class Convolution:
     kernel: str
     why: str
     scratch: tuple[int, int] | None = None
+    cost: int = 0
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ class Pool:
     macs: int
     kernel: str
     why: str
+    cost: int = 0
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,7 @@ class Mean:
     macs: int
     kernel: str
     why: str
+    cost: int = 0
 
 
 @dataclass(frozen=True)
@@ -166,6 +170,7 @@ class MeanMax:
     macs: int
     kernel: str
     why: str
+    cost: int = 0
 
 
 @dataclass(frozen=True)
@@ -181,6 +186,7 @@ class ShortcutPad:
     shift: int
     kernel: str
     why: str
+    cost: int = 0
 
 
 @dataclass(frozen=True)
@@ -193,6 +199,7 @@ class ResidualAdd:
     output: str
     kernel: str
     why: str
+    cost: int = 0
 
 
 @dataclass(frozen=True)
@@ -212,6 +219,7 @@ class Add:
     clamp: tuple[int, int]
     kernel: str
     why: str
+    cost: int = 0
 
 
 @dataclass(frozen=True)
@@ -228,6 +236,7 @@ class Softmax:
     beta: float
     kernel: str
     why: str
+    cost: int = 0
 
 
 @dataclass(frozen=True)
@@ -253,7 +262,8 @@ Addition = ResidualAdd | Add
 """Ops that write over one of the two tensors that they read, their `stream`."""
 
 Counted = Conv2d | DepthwiseConv2d | MaxPool2d | AvgPool2d | Mean | MeanMax
-Op = Counted | ShortcutPad | Addition | Softmax | Threshold | Margin
+KernelOp = Counted | ShortcutPad | Addition | Softmax
+Op = KernelOp | Threshold | Margin
 OPS: dict[str, type[Op]] = {
     kind.op: kind
     for kind in (
@@ -301,6 +311,37 @@ class Unit:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """How the kernels were chosen, and what is estimated of the program that they make.
+
+    Args:
+        kernels: as asked for.
+        unit: what costs count: "instructions", "cycles" or "cycles_flash" (SPEC.md 12).
+        flash_limit: bytes.
+        ram_limit: bytes.
+        flash: bytes.
+        ram: bytes.
+        expected: cost of an inference, each unit weighed by how often it runs.
+        worst: cost of an inference in which all units run.
+        extrapolated: the part of `worst` that lies beyond the shapes that were measured.
+        unmeasured: ops whose kernel was never measured; they count as 0.
+        rates: how often each unit runs, per million images, in the order of the units.
+    """
+
+    kernels: str
+    unit: str
+    flash_limit: int
+    ram_limit: int
+    flash: int
+    ram: int
+    expected: int
+    worst: int
+    extrapolated: int
+    unmeasured: int
+    rates: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Plan:
     """A whole exported network; SPEC section 6 explains the fields."""
 
@@ -317,6 +358,7 @@ class Plan:
     network: Network | ImportedNetwork
     tensors: tuple[Tensor, ...]
     units: tuple[Unit, ...]
+    choice: Choice | None = None
 
     def tensor(self, name: str) -> Tensor:
         """The tensor of this name."""

@@ -228,3 +228,18 @@ def size_text(size: int) -> str:
     if size < 1024 * 1024:
         return f"{size / 1024:.1f} kB"
     return f"{size / 1024 / 1024:.2f} MB"
+
+
+def parse_size(text: str) -> int:
+    """Bytes from "512K", "1M", "96 kB", "131072"; K = 1024.
+
+    Raises:
+        ValueError: it is no such number, or less than one byte.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKmM]?)(?:i?[bB])?", text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is no memory size; write 512K, 1M or a number of bytes")
+    size = int(float(match[1]) * {"": 1, "k": 1024, "m": 1024 * 1024}[match[2].lower()])
+    if size < 1:
+        raise ValueError(f"{text!r} is less than one byte")
+    return size

@@ -13,7 +13,6 @@ from cgate.core.network import Network
 from cgate.core.plan import (
     ROUNDING,
     Addition,
-    Convolution,
     Counted,
     Decision,
     Op,
@@ -22,8 +21,8 @@ from cgate.core.plan import (
     Unit,
 )
 from cgate.core.targets import Target
-from cgate.export.kernels import choose, without_largest_scratch
-from cgate.export.memory import STACK_ALLOWANCE, Buffer, place
+from cgate.export.choose import MILLION, Chooser, Limits
+from cgate.export.memory import Buffer, place
 from cgate.export.quantize import Scale
 
 
@@ -81,7 +80,6 @@ def _buffers(draft: Draft) -> tuple[list[Buffer], dict[str, str]]:
     outside = {buffer_of(name) for name in (*draft.units[0].inputs, *ends)}
     first: dict[str, int] = {}
     last: dict[str, int] = {}
-    scratch: list[Buffer] = []
     step = 0
     for unit in draft.units:
         for op in unit.ops:
@@ -96,78 +94,85 @@ def _buffers(draft: Draft) -> tuple[list[Buffer], dict[str, str]]:
                 home[name] = buffer_of(name)
                 first.setdefault(home[name], step)
                 last[home[name]] = step
-            if isinstance(op, Convolution) and op.scratch is not None:
-                scratch.append(Buffer(_scratch(op), op.scratch[1], step, step))
             step += 1
     buffers = [
         Buffer(name, draft.tensors[name].size, first[name], last[name]) for name in sorted(first)
     ]
-    return [*buffers, *scratch], home
+    return buffers, home
 
 
-def _scratch(op: Convolution) -> str:
-    """The name of an op's scratch buffer; no tensor has such a name."""
-    return f"{op.output}.scratch"
+class Assembly:
+    """A finished draft with its tensors placed; what is left is the choice of kernels."""
 
+    def __init__(
+        self,
+        draft: Draft,
+        target: Target,
+        kernels: str,
+        *,
+        name: str,
+        source_sha256: str,
+        threshold: float,
+        classes: Sequence[str],
+        network: Network | ImportedNetwork,
+        dense_macs: int,
+        rates: Sequence[int] | None = None,
+    ) -> None:
+        """Place the tensors and find the kernels that could be chosen.
 
-def _place_scratch(unit: Unit, offsets: dict[str, int]) -> Unit:
-    ops = [
-        replace(op, scratch=(offsets[_scratch(op)], op.scratch[1]))
-        if isinstance(op, Convolution) and op.scratch is not None
-        else op
-        for op in unit.ops
-    ]
-    return replace(unit, ops=tuple(ops))
+        Args:
+            draft: its first unit reads the network's input, its last unit leaves the output.
+            kernels: one of choose.CHOICES.
+            name: C identifier that prefixes the generated code.
+            dense_macs: of the network without gates and exits.
+            rates: how often each unit runs, per million images; None: always.
 
+        Raises:
+            CgateError: the target's core cannot run these kernels.
+        """
+        self.draft, self.target, self.name = draft, target, name
+        self.source_sha256, self.threshold = source_sha256, threshold
+        self.classes, self.network, self.dense_macs = tuple(classes), network, dense_macs
+        self.source, self.output = draft.units[0].inputs[0], draft.units[-1].output
+        buffers, self.home = _buffers(draft)
+        self.chooser = Chooser(
+            draft.units,
+            draft.tensors,
+            draft.weights,
+            target,
+            kernels,
+            place(buffers),
+            rates or [MILLION] * len(draft.units),
+            draft.tensors[self.source].size + draft.tensors[self.output].size,
+        )
 
-def assemble(
-    draft: Draft,
-    target: Target,
-    kernels: str,
-    *,
-    name: str,
-    source_sha256: str,
-    threshold: float,
-    classes: Sequence[str],
-    network: Network | ImportedNetwork,
-    dense_macs: int,
-) -> Plan:
-    """Choose the kernels of a finished draft, place its tensors, and make the plan.
+    def plan(self, limits: Limits | None = None) -> Plan:
+        """The plan with the best kernels within these limits (None: all that the target has).
 
-    Args:
-        draft: its first unit reads the network's input, its last unit leaves the output.
-        kernels: one of kernels.CHOICES.
-        name: C identifier that prefixes the generated code.
-        dense_macs: of the network without gates and exits.
-    """
-    source, output = draft.units[0].inputs[0], draft.units[-1].output
-    draft.units = choose(draft.units, draft.tensors, draft.weights, target, kernels)
-    buffers, home = _buffers(draft)
-    offsets, arena = place(buffers)
-    owned = draft.tensors[source].size + draft.tensors[output].size
-    while arena + owned + STACK_ALLOWANCE > target.ram.size:
-        fewer = without_largest_scratch(draft.units, draft.tensors, draft.weights)
-        if fewer is None:
-            break
-        draft.units = fewer
-        buffers, home = _buffers(draft)
-        offsets, arena = place(buffers)
-    tensors = tuple(
-        replace(tensor, offset=offsets[home[tensor.name]] if tensor.name in home else None)
-        for tensor in draft.tensors.values()
-    )
-    return Plan(
-        name,
-        target.name,
-        source_sha256,
-        ROUNDING,
-        threshold,
-        source,
-        output,
-        dense_macs,
-        arena,
-        tuple(classes),
-        network,
-        tensors,
-        tuple(_place_scratch(unit, offsets) for unit in draft.units),
-    )
+        Raises:
+            CgateError: no choice of kernels fits.
+        """
+        units, choice, arena = self.chooser.choose(
+            limits or Limits(self.target.flash.size, self.target.ram.size)
+        )
+        offsets, home = self.chooser.layout.offsets, self.home
+        tensors = tuple(
+            replace(tensor, offset=offsets[home[tensor.name]] if tensor.name in home else None)
+            for tensor in self.draft.tensors.values()
+        )
+        return Plan(
+            self.name,
+            self.target.name,
+            self.source_sha256,
+            ROUNDING,
+            self.threshold,
+            self.source,
+            self.output,
+            self.dense_macs,
+            arena,
+            self.classes,
+            self.network,
+            tensors,
+            tuple(units),
+            choice,
+        )

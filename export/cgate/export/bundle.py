@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from cgate.core.checkpoint import load_checkpoint
-from cgate.core.errors import EXIT_CHECK_FAILED, CgateError
+from cgate.core.errors import CgateError
 from cgate.core.files import replaced_folder, write_bytes
 from cgate.core.network import THRESHOLD
-from cgate.core.plan import PLAN, Plan, Unit, Weights, plan_files, plan_sha256
+from cgate.core.plan import PLAN, Choice, Plan, Unit, Weights, plan_files, plan_sha256
 from cgate.core.progress import Progress, Silent
-from cgate.core.targets import Target, all_targets, size_text
+from cgate.core.targets import Target, size_text
+from cgate.export.choose import Limits
 from cgate.export.emit_c import check_name, emit_c
 from cgate.export.emit_onnx import emit_onnx, require_onnx
 from cgate.export.emit_tflite import emit_tflite
@@ -21,7 +22,6 @@ from cgate.export.emit_tflite_network import NETWORK_FILE, emit_tflite_network
 from cgate.export.import_tflite import import_tflite, network_name
 from cgate.export.kernels import constants_size
 from cgate.export.lower import lower
-from cgate.export.memory import CODE_ALLOWANCE, STACK_ALLOWANCE
 
 README = """\
 {name}: {network} for {target}, exported by cgate.
@@ -55,16 +55,10 @@ class Summary:
     weights_size: int
 
     @property
-    def flash(self) -> int:
-        """Estimate: weights are exact, code is an allowance."""
-        return self.weights_size + CODE_ALLOWANCE
-
-    @property
-    def ram(self) -> int:
-        """Estimate: arena, input and output are exact, stack and wire buffers an allowance."""
-        plan = self.plan
-        ends = plan.tensor(plan.input).size + plan.tensor(plan.output).size
-        return plan.arena_size + ends + STACK_ALLOWANCE
+    def choice(self) -> Choice:
+        """How the kernels were chosen, and what flash and RAM are estimated."""
+        assert self.plan.choice is not None  # lower() always says
+        return self.plan.choice
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -77,11 +71,14 @@ class Summary:
             "plan_sha256": self.plan_sha256,
             "threshold": plan.threshold,
             "weights_bytes": self.weights_size,
-            "flash_estimate_bytes": self.flash,
-            "flash_limit_bytes": self.target.flash.size,
+            "flash_estimate_bytes": self.choice.flash,
+            "flash_limit_bytes": self.choice.flash_limit,
             "arena_bytes": plan.arena_size,
-            "ram_estimate_bytes": self.ram,
-            "ram_limit_bytes": self.target.ram.size,
+            "ram_estimate_bytes": self.choice.ram,
+            "ram_limit_bytes": self.choice.ram_limit,
+            "cost_unit": self.choice.unit,
+            "cost_expected": self.choice.expected,
+            "cost_worst": self.choice.worst,
             "dense_macs": plan.dense_macs,
             "units": [
                 {"name": unit.name, "macs": unit.macs, "gated": unit.condition is not None}
@@ -91,7 +88,7 @@ class Summary:
 
     def lines(self) -> list[str]:
         """For people: a line per unit, then the totals."""
-        plan, target = self.plan, self.target
+        plan, target, choice = self.plan, self.target, self.choice
         width = max(len(unit.name) for unit in plan.units)
 
         def remark(unit: Unit) -> str:
@@ -110,40 +107,26 @@ class Summary:
             *rows,
             f"MACs   {plan.dense_macs:,} dense, {deciders} {gates:,} "
             f"({100 * gates / plan.dense_macs:.2f} %)",
-            f"flash  about {size_text(self.flash)} of {size_text(target.flash.size)}: "
+            _cost(choice),
+            f"flash  about {size_text(choice.flash)} of {size_text(choice.flash_limit)}: "
             f"weights {size_text(self.weights_size)}, the rest code",
-            f"RAM    about {size_text(self.ram)} of {size_text(target.ram.size)}: "
+            f"RAM    about {size_text(choice.ram)} of {size_text(choice.ram_limit)}: "
             f"arena {size_text(plan.arena_size)}, the rest input, output, stack",
             f"bundle {self.out}",
         ]
 
 
-def check_fits(summary: Summary) -> None:
-    """Refuse a network whose weights or arena the target cannot hold.
-
-    Raises:
-        CgateError: says by how much it is too big and which targets would do (exit code 1).
-    """
-    for what, need, limit in (
-        ("flash", summary.flash, summary.target.flash.size),
-        ("RAM", summary.ram, summary.target.ram.size),
-    ):
-        if need <= limit:
-            continue
-        fitting = [
-            target.name
-            for target in all_targets()
-            if summary.flash <= target.flash.size and summary.ram <= target.ram.size
-        ]
-        raise CgateError(
-            f"{summary.plan.network.name} does not fit {summary.target.name}: it needs about "
-            f"{size_text(need)} of {what}, {size_text(need - limit)} more than there is "
-            f"({size_text(limit)})",
-            f"it would fit {', '.join(fitting)}"
-            if fitting
-            else "no known target is large enough: train a narrower network",
-            EXIT_CHECK_FAILED,
-        )
+def _cost(choice: Choice) -> str:
+    """A line on what an inference costs."""
+    unit = {"cycles_flash": "cycles with this flash"}.get(choice.unit, choice.unit)
+    always = choice.expected == choice.worst
+    often = "" if always else f" if all units run, {choice.expected:,} expected"
+    beyond = f", {100 * choice.extrapolated / choice.worst:.0f} % of it extrapolated"
+    unknown = f", without {choice.unmeasured} ops whose cost was never measured"
+    return (
+        f"cost   about {choice.worst:,} {unit}{often}"
+        f"{beyond if choice.extrapolated else ''}{unknown if choice.unmeasured else ''}"
+    )
 
 
 def export_checkpoint(
@@ -156,6 +139,7 @@ def export_checkpoint(
     ranges: str | None = None,
     kernels: str = "auto",
     onnx: bool = False,
+    limits: Limits | None = None,
     progress: Progress | None = None,
 ) -> Summary:
     """Write the bundle of a checkpoint: plan, C, TFLite, a README, and ONNX if asked for.
@@ -174,7 +158,13 @@ def export_checkpoint(
     checkpoint = load_checkpoint(checkpoint_folder)
     progress.advance(note="checkpoint read")
     plan, weights = lower(
-        checkpoint, target, name=name, threshold=threshold, ranges=ranges, kernels=kernels
+        checkpoint,
+        target,
+        name=name,
+        threshold=threshold,
+        ranges=ranges,
+        kernels=kernels,
+        limits=limits,
     )
 
     def whole() -> Mapping[str, bytes]:
@@ -198,6 +188,7 @@ def export_tflite(
     *,
     name: str = "model",
     kernels: str = "auto",
+    limits: Limits | None = None,
     progress: Progress | None = None,
 ) -> Summary:
     """Write the bundle of an int8 .tflite network, which runs as it is: without gates.
@@ -215,7 +206,13 @@ def export_tflite(
         raise CgateError(f"cannot read {path}: {error.strerror}") from error
     progress.advance(note="file read")
     plan, weights = import_tflite(
-        content, str(path), target, network=network_name(path), name=name, kernels=kernels
+        content,
+        str(path),
+        target,
+        network=network_name(path),
+        name=name,
+        kernels=kernels,
+        limits=limits,
     )
     readme = README.format(
         name=plan.name,
@@ -236,7 +233,7 @@ def _write(
     readme: str,
     progress: Progress,
 ) -> Summary:
-    """Check that a plan fits its target, and write all files that follow from it.
+    """Write all files that follow from a plan.
 
     Args:
         whole: the files of the whole network, by name within the bundle.
@@ -244,7 +241,6 @@ def _write(
     files = plan_files(plan, weights)
     digest = plan_sha256(files)
     summary = Summary(out, plan, target, digest, constants_size(plan, weights))
-    check_fits(summary)
     progress.advance(note="planned")
     files |= {f"c/{path}": text.encode() for path, text in emit_c(plan, weights, digest).items()}
     files |= emit_tflite(plan, weights)

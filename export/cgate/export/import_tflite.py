@@ -36,7 +36,8 @@ from cgate.core.plan import (
     Weights,
 )
 from cgate.core.targets import Target
-from cgate.export.assemble import Draft, assemble
+from cgate.export.assemble import Assembly, Draft
+from cgate.export.choose import Limits
 from cgate.export.fixedpoint import (
     activation_clamp,
     add_multipliers,
@@ -631,6 +632,7 @@ def import_tflite(
     network: str,
     name: str = "model",
     kernels: str = "auto",
+    limits: Limits | None = None,
 ) -> tuple[Plan, Weights]:
     """Make the plan of an int8 .tflite network for a target.
 
@@ -639,7 +641,8 @@ def import_tflite(
         where: how errors name the file.
         network: the network's name, see `network_name`.
         name: C identifier that prefixes the generated code.
-        kernels: one of kernels.CHOICES.
+        kernels: one of choose.CHOICES.
+        limits: what the program may take of the target's memory; None: all of it.
 
     Raises:
         CgateError: the file is damaged, or holds something that is not supported; the message
@@ -652,7 +655,7 @@ def import_tflite(
         raise CgateError(f"{where}: {error.message}", error.hint) from error
     draft = importer.draft
     classes = draft.tensors[output].size
-    plan = assemble(
+    assembly = Assembly(
         draft,
         target,
         kernels,
@@ -663,4 +666,4 @@ def import_tflite(
         network=ImportedNetwork(network, draft.tensors[INPUT].shape, classes),
         dense_macs=sum(unit.macs for unit in draft.units),
     )
-    return plan, draft.weights
+    return assembly.plan(limits), draft.weights

@@ -2,22 +2,21 @@
 
 A kernel's name is `<op>__<variant>`, as in firmware/include/cg_kernels.inc; the C function is
 `cg_<name>`. Kernels other than `ref` read packed weights: made here, once, at export, from the
-plan's integers. They are no part of the plan: they can be made again from it.
+plan's integers. They are no part of the plan: they can be made again from it. Which kernel an op
+gets is choose.py's business.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cgate.core.errors import CgateError
 from cgate.core.plan import (
-    Conv2d,
-    DepthwiseConv2d,
+    Convolution,
     Mean,
     Op,
     Plan,
@@ -25,14 +24,8 @@ from cgate.core.plan import (
     ShortcutPad,
     Softmax,
     Tensor,
-    Unit,
     Weights,
 )
-from cgate.core.targets import Target
-from cgate.export.memory import CODE_ALLOWANCE
-
-CHOICES = ("auto", "dsp", "ref")
-"""What `cgate export --kernels` takes; `dsp` is `auto` that insists on a core with DSP."""
 
 Words = NDArray[np.int32]
 
@@ -269,9 +262,7 @@ def reference(name: str) -> str:
     return name.split("__", 1)[0] + "__ref"
 
 
-def conv_layer(
-    op: Conv2d | DepthwiseConv2d, tensors: Mapping[str, Tensor], weights: Weights
-) -> ConvLayer:
+def conv_layer(op: Convolution, tensors: Mapping[str, Tensor], weights: Weights) -> ConvLayer:
     """What the kernels of a plan's convolution see."""
     source, target = tensors[op.input], tensors[op.output]
     return ConvLayer(
@@ -295,114 +286,10 @@ def constants_size(plan: Plan, weights: Weights) -> int:
     size = 0
     for unit in plan.units:
         for op in unit.ops:
-            if isinstance(op, Conv2d | DepthwiseConv2d):
+            if isinstance(op, Convolution):
                 layer = conv_layer(op, tensors, weights)
                 packed = CONV_KERNELS.get(op.kernel)
                 size += layer.plain_size if packed is None else packed.pack(layer).nbytes
             if isinstance(op, Softmax):
                 size += weights[op.table].nbytes
     return size
-
-
-def _assign(
-    layers: Mapping[str, ConvLayer], flash: int
-) -> dict[str, tuple[ConvKernel | None, str]]:
-    """A kernel (None: the reference) and the reason, by output tensor.
-
-    Greedy: all layers start with the reference kernel; then, kernel by kernel from the slowest to
-    the fastest, each layer that can moves up while `flash` bytes suffice, those with the most MACs
-    per additional byte first. Fast, repeatable, not always the best there is.
-    """
-    chosen: dict[str, tuple[ConvKernel | None, str]] = dict.fromkeys(layers, (None, "portable"))
-    sizes = {name: layer.plain_size for name, layer in layers.items()}
-    spare = flash - sum(sizes.values())
-    for kernel in reversed(list(CONV_KERNELS.values())):
-        steps = []
-        for name, layer in layers.items():
-            refusal = kernel.refuses(layer)
-            if refusal is None:
-                more = kernel.pack(layer).nbytes - sizes[name]
-                steps.append((layer.macs / max(more, 1), name, more))
-            else:
-                before, why = chosen[name]
-                chosen[name] = (before, f"{why}; {kernel.name.split('__')[1]}: {refusal}")
-        for _, name, more in sorted(steps, key=lambda step: -step[0]):
-            if more <= spare:
-                spare -= more
-                sizes[name] += more
-                chosen[name] = (kernel, kernel.why)
-            else:
-                before, why = chosen[name]
-                chosen[name] = (before, f"{why}; {kernel.name.split('__')[1]}: no flash left")
-    return chosen
-
-
-def _convolution(op: Conv2d, kernel: ConvKernel | None, why: str, layer: ConvLayer) -> Conv2d:
-    """`op` with this kernel; its scratch memory has a size but no place yet."""
-    if kernel is None:
-        return replace(op, kernel=reference(op.kernel), why=why, scratch=None)
-    return replace(op, kernel=kernel.name, why=why, scratch=(0, kernel.scratch(layer)))
-
-
-def choose(
-    units: Sequence[Unit],
-    tensors: Mapping[str, Tensor],
-    weights: Weights,
-    target: Target,
-    kernels: str,
-) -> list[Unit]:
-    """The units with a kernel for every op, the fastest that the target's core and flash allow.
-
-    Args:
-        kernels: one of CHOICES.
-
-    Raises:
-        CgateError: `dsp` for a core without DSP.
-    """
-    if kernels == "ref" or (kernels == "auto" and not target.has_dsp):
-        return list(units)
-    if not target.has_dsp:
-        raise CgateError(
-            f"{target.name} is a {target.core}, which has no DSP instructions",
-            "leave --kernels away, or choose a target such as cortex-m4",
-        )
-    ops = [op for unit in units for op in unit.ops if isinstance(op, Conv2d)]
-    layers = {op.output: conv_layer(op, tensors, weights) for op in ops}
-    others = [op for unit in units for op in unit.ops if isinstance(op, DepthwiseConv2d)]
-    taken = sum(conv_layer(op, tensors, weights).plain_size for op in others)
-    chosen = _assign(layers, target.flash.size - CODE_ALLOWANCE - taken)
-
-    def with_kernel(op: Op) -> Op:
-        if isinstance(op, Conv2d):
-            return _convolution(op, *chosen[op.output], layers[op.output])
-        if isinstance(op, Mean | ResidualAdd | ShortcutPad):
-            name, why = DSP_KERNELS[type(op)]
-            return replace(op, kernel=name, why=why)
-        return op
-
-    return [replace(unit, ops=tuple(with_kernel(op) for op in unit.ops)) for unit in units]
-
-
-def without_largest_scratch(
-    units: Sequence[Unit], tensors: Mapping[str, Tensor], weights: Weights
-) -> list[Unit] | None:
-    """The units with the next slower kernel where most scratch memory is used; None if none is."""
-    ops = [op for unit in units for op in unit.ops if isinstance(op, Conv2d)]
-    largest = max(ops, key=lambda op: op.scratch[1] if op.scratch else 0)
-    if largest.scratch is None:
-        return None
-    layer = conv_layer(largest, tensors, weights)
-    names = list(CONV_KERNELS)
-    slower = [CONV_KERNELS[name] for name in names[names.index(largest.kernel) + 1 :]]
-    able = [
-        kernel
-        for kernel in slower
-        if kernel.refuses(layer) is None and kernel.scratch(layer) < largest.scratch[1]
-    ]
-    kernel = able[0] if able else None
-    why = f"{kernel.why if kernel else 'portable'}; {largest.kernel.split('__')[1]}: no RAM left"
-    change = _convolution(largest, kernel, why, layer)
-    return [
-        replace(unit, ops=tuple(change if op is largest else op for op in unit.ops))
-        for unit in units
-    ]

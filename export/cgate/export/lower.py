@@ -7,10 +7,11 @@ import math
 from cgate.core.checkpoint import RANGES, Checkpoint
 from cgate.core.errors import CgateError
 from cgate.core.gates import GATE_KINDS
-from cgate.core.network import Network, network_macs
+from cgate.core.network import THRESHOLD, Network, network_macs
 from cgate.core.plan import Plan, Weights
 from cgate.core.targets import Target
-from cgate.export.assemble import assemble
+from cgate.export.assemble import Assembly
+from cgate.export.choose import Limits, run_rates
 from cgate.export.fold import fold
 from cgate.export.lowering import INPUT, LOGIT_SCALE, LOGITS, Lowering
 from cgate.export.quantize import (
@@ -71,9 +72,10 @@ def lower(
     target: Target,
     *,
     name: str = "model",
-    threshold: float = 0.45,
+    threshold: float = THRESHOLD,
     ranges: str | None = None,
     kernels: str = "auto",
+    limits: Limits | None = None,
 ) -> tuple[Plan, Weights]:
     """Make the plan of a checkpoint for a target.
 
@@ -81,14 +83,32 @@ def lower(
         name: C identifier that prefixes the generated code.
         threshold: a gate is open where sigmoid(logit) exceeds it.
         ranges: one of quantize.RANGE_CHOICES; None is the checkpoint's own, see `range_choice`.
-        kernels: one of kernels.CHOICES.
+        kernels: one of choose.CHOICES.
+        limits: what the program may take of the target's memory; None: all of it.
 
     Returns:
         The plan and its int8 and int32 arrays by name.
 
     Raises:
-        CgateError: a range is missing, or a block cannot be lowered or quantised.
+        CgateError: a range is missing, a block cannot be lowered or quantised, or no choice of
+            kernels fits the limits.
     """
+    assembly = prepare(
+        checkpoint, target, name=name, threshold=threshold, ranges=ranges, kernels=kernels
+    )
+    return assembly.plan(limits), assembly.draft.weights
+
+
+def prepare(
+    checkpoint: Checkpoint,
+    target: Target,
+    *,
+    name: str = "model",
+    threshold: float = THRESHOLD,
+    ranges: str | None = None,
+    kernels: str = "auto",
+) -> Assembly:
+    """Like `lower`, up to the choice of kernels: what is left depends on the limits alone."""
     network = checkpoint.network
     _check_supported(network)
     table = RangeTable(
@@ -120,7 +140,7 @@ def lower(
     lowering.head(stream, answers)
     names = checkpoint.card.get("data", {}).get("classes", [])
     classes = [str(each) for each in names] if len(names) == network.classes else []
-    plan = assemble(
+    return Assembly(
         lowering,
         target,
         kernels,
@@ -130,5 +150,5 @@ def lower(
         classes=classes or [str(i) for i in range(network.classes)],
         network=network,
         dense_macs=network_macs(network).dense,
+        rates=run_rates(checkpoint.card, lowering.units),
     )
-    return plan, lowering.weights

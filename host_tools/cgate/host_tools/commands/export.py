@@ -9,13 +9,16 @@ from click.core import ParameterSource
 
 from cgate.core.network import THRESHOLD
 from cgate.core.targets import Target
+from cgate.export.choose import Limits
 from cgate.export.quantize import RANGE_CHOICES
 from cgate.host_tools.cli import Command, Outcome, examples, progress
 from cgate.host_tools.commands.options import (
     FOLDER,
     data_dir_option,
     limit_option,
+    limit_options,
     target_option,
+    within,
 )
 
 
@@ -33,7 +36,9 @@ def _thresholds(
     return found
 
 
-def _import(path: Path, out: Path, target: Target, name: str, kernels: str) -> Outcome:
+def _import(
+    path: Path, out: Path, target: Target, name: str, kernels: str, limits: Limits
+) -> Outcome:
     """Export a network file, for which the options of gates and ranges mean nothing."""
     context = click.get_current_context()
     for parameter in ("threshold", "ranges", "onnx", "sweeping"):
@@ -44,7 +49,9 @@ def _import(path: Path, out: Path, target: Target, name: str, kernels: str) -> O
             )
     from cgate.export.bundle import export_tflite
 
-    summary = export_tflite(path, out, target, name=name, kernels=kernels, progress=progress())
+    summary = export_tflite(
+        path, out, target, name=name, kernels=kernels, limits=limits, progress=progress()
+    )
     return Outcome(summary.to_json(), summary.lines())
 
 
@@ -52,6 +59,7 @@ def _import(path: Path, out: Path, target: Target, name: str, kernels: str) -> O
     cls=Command,
     epilog=examples(
         "cgate export runs/digits --target cortex-m4 --out runs/bundle",
+        "cgate export runs/digits --target stm32f405 --flash 512K --ram 96K --out runs/half",
         "cgate export --checkpoint runs/digits --board netduinoplus2 --out runs/small",
         "cgate export resnet8_int8.tflite --target cortex-m4 --out runs/resnet8",
         "cgate export runs/digits --out runs/cheaper --threshold 0.6",
@@ -108,6 +116,7 @@ def _import(path: Path, out: Path, target: Target, name: str, kernels: str) -> O
     help="Of the sweep. A threshold chosen on the test images has no honest test accuracy.",
 )
 @limit_option
+@limit_options
 def command(
     source: Path | None,
     checkpoint: Path | None,
@@ -124,6 +133,8 @@ def command(
     data_dir: Path | None,
     split: str,
     limit: int | None,
+    flash: int | None,
+    ram: int | None,
 ) -> Outcome:
     """Turn SOURCE, a checkpoint or an int8 .tflite file, into a bundle: plan, C and TFLite.
 
@@ -136,8 +147,9 @@ def command(
     assert folder is not None
     if thresholds is not None and not sweeping:
         raise click.UsageError("--thresholds belongs to --threshold-sweep")
+    limits = Limits(within("flash", flash, target.flash.size), within("ram", ram, target.ram.size))
     if folder.suffix == ".tflite" or folder.is_file():
-        return _import(folder, out, target, name, kernels)
+        return _import(folder, out, target, name, kernels, limits)
     from cgate.export.bundle import export_checkpoint
 
     summary = export_checkpoint(
@@ -149,6 +161,7 @@ def command(
         ranges=ranges,
         kernels=kernels,
         onnx=onnx,
+        limits=limits,
         progress=progress(),
     )
     value, lines = summary.to_json(), summary.lines()

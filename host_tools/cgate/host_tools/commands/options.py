@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cgate.core.targets import Target, find_target
+from cgate.core.targets import Target, find_target, parse_size
 
 if TYPE_CHECKING:
     from cgate.train.recipes import Recipe
@@ -30,6 +30,40 @@ def target_option(help: str, default: str | None = None) -> Callable[[F], F]:
         "--target", "-t", "--board", "target", metavar="NAME", callback=_target, default=default,
         show_default=default is not None, help=help,
     )  # fmt: skip
+
+
+class Size(click.ParamType):  # type: ignore[type-arg]
+    """A memory size such as 512K, in bytes."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Bytes."""
+        try:
+            return value if isinstance(value, int) else parse_size(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def limit_options(function: F) -> F:
+    """`--flash` and `--ram`: what a program may take of the target's memories."""
+    for name, what in (("--ram", "RAM, with stack and buffers,"), ("--flash", "flash")):
+        function = click.option(
+            name, type=Size(), metavar="SIZE",
+            help=f"Most {what} that the program may take, such as 512K. Default: all there is.",
+        )(function)  # fmt: skip
+    return function
+
+
+def within(name: str, size: int | None, there_is: int) -> int:
+    """The size that was asked for, or all there is.
+
+    Raises:
+        click.UsageError: more was asked for than there is.
+    """
+    if size is not None and size > there_is:
+        raise click.UsageError(f"--{name} {size} is more than the target has ({there_is} bytes)")
+    return there_is if size is None else size
 
 
 def data_options(function: F) -> F:

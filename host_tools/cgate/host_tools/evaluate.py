@@ -13,11 +13,11 @@ from cgate.core.plan import load_bundle
 from cgate.core.progress import Progress, Silent
 from cgate.core.targets import Target, find_target
 from cgate.export.reference import to_input
-    built = build(folder, machine, on="host" if on == "host" else "qemu", io=io, progress=Silent())
-    path = folder / "runs" / chosen / "trace.json"
-    results = run_resumable(
-        path.parent,
-        replace(built, on=on),
+from cgate.host_tools import runner
+from cgate.host_tools.build import Build, build
+from cgate.host_tools.inputs import Inputs
+from cgate.host_tools.resume import PARTIAL, run_resumable
+from cgate.host_tools.serial_link import session_on
 from cgate.host_tools.trace import Trace, make_trace, write_trace
 
 
@@ -77,15 +77,11 @@ def evaluate(
     if on in ("serial", "renode"):
         opened, io, jobs = session_on(on, port, machine), "uart", 1
     # A second at most, and nothing if it is built already: not worth a stage of its own.
-<<<<<<< HEAD
     built = build(folder, machine, on="host" if on == "host" else "qemu", io=io, progress=Silent())
-    results = runner.run(
-=======
-    built = build(folder, machine, on=on, io=io, progress=Silent())
     path = folder / "runs" / chosen / "trace.json"
     results = run_resumable(
         path.parent,
->>>>>>> 44a1ad2 (A run that was stopped goes on from its last hundred images)
+        replace(built, on=on),
         to_input(inputs.images),
         gates=gates,
         jobs=jobs,

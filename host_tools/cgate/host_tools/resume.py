@@ -55,7 +55,7 @@ def _to_json(result: Result) -> dict[str, Any]:
 
 
 def _from_json(value: Mapping[str, Any]) -> Result:
-    arrays = {
+    arrays: dict[str, Any] = {
         name: np.array(item, _DTYPES.get(name, np.int64)) if isinstance(item, list) else item
         for name, item in value.items()
     }

@@ -125,6 +125,8 @@ def main(folder: Path) -> None:
                 options = ort.SessionOptions()
                 options.graph_optimization_level = level
                 options.intra_op_num_threads = 1
+                # On x86 onnxruntime does not fuse int8 activations unless told to.
+                options.add_session_config_entry("session.qdqisint8allowed", "1")
                 session = ort.InferenceSession(qdq(plan, weights, op), options)
                 x = values[op.input]
                 (y,) = session.run(None, {"x": np.ascontiguousarray(x.transpose(0, 3, 1, 2))})

@@ -56,6 +56,9 @@ def parameters(network: Network) -> int:
         ("mobilenetv2", 1.0, 87.98, 2_236_682),
         ("mobilenetv2", 0.5, 27.97, None),
         ("mobilenetv2", 1.4, 170.07, None),
+        ("resnet56", 1.0, 125.49, 853_018),
+        # Collections print 152.7 M and 9,231,114 for VGG-11; its pools and 2,752 needless biases.
+        ("vgg11", 1.0, 152.87, 9_231_114 - 2_752),
         # 136.8 M in residual branches, 1.6 M in projections, 0.9 M in the stem.
         ("cosinegate8", 1.0, 139.3, None),
     ],

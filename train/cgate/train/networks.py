@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from cgate.core.data import Dataset
 from cgate.core.errors import CgateError
-from cgate.core.network import Block, Conv, Gate, Network
+from cgate.core.network import Block, Conv, Gate, Network, Pool
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,70 @@ def resnet(
     return _network(name, task, width, Conv(task.input_shape[2], channels), blocks)
 
 
+def resnet_bottleneck(
+    task: Task,
+    depth: int,
+    *,
+    width: float = 1.0,
+    gate: Gate | None = None,
+    gate_downsampling: bool = False,
+) -> Network:
+    """A CIFAR ResNet of bottleneck blocks (He et al. 2016, arXiv 1512.03385, figure 5).
+
+    Args:
+        depth: 9 n + 2: three stages of n blocks, of 64, 128 and 256 channels around 3x3
+            convolutions of a quarter of that; projections where the shape changes.
+    """
+    channels = stem = max(1, round(16 * width))
+    blocks = []
+    for stage in range(3):
+        inner = stem << stage
+        for index in range((depth - 2) // 9):
+            same = index > 0
+            body = (
+                Conv(channels, inner, 1),
+                Conv(inner, inner, 3, stride=1 if same or stage == 0 else 2),
+                Conv(inner, 4 * inner, 1, relu=False),
+            )
+            shortcut = "identity" if same else "projection"
+            gated = gate if same or gate_downsampling else None
+            blocks.append(Block(f"s{stage + 1}b{index}", body, shortcut, gated))
+            channels = 4 * inner
+    name = f"resnet{depth}-bottleneck"
+    return _network(name, task, width, Conv(task.input_shape[2], stem), blocks)
+
+
+# Simonyan and Zisserman 2015, table 1, column A: channels, and whether a pool follows.
+_VGG11 = ((64, True), (128, True), (256, False), (256, True)) + 2 * ((512, False), (512, True))
+
+
+def vgg11(
+    task: Task, *, width: float = 1.0, gate: Gate | None = None, gate_downsampling: bool = False
+) -> Network:
+    """VGG-11 (Simonyan and Zisserman 2015, arXiv 1409.1556) with batch norm and one linear layer.
+
+    A chain of plain units: nothing can be skipped, so `gate` has nothing to gate. Pools that a
+    small map has no room for are left out.
+    """
+    del gate, gate_downsampling
+    height, width_ = task.input_shape[:2]
+    channels = stem = max(1, round(_VGG11[0][0] * width))
+    blocks: list[Block] = []
+    pools: list[Pool | None] = []
+    for base, pooled in _VGG11:
+        room = pooled and min(height, width_) >= 2
+        pools.append(Pool("max", 2, 2) if room else None)
+        if room:
+            height, width_ = height // 2, width_ // 2
+        out = max(1, round(base * width))
+        if len(pools) > 1:
+            conv = Conv(channels, out, relu=False)
+            blocks.append(Block(f"u{len(pools)}", (conv,), "none", None, pool=pools[-1]))
+        channels = out
+    network = _network("vgg11", task, width, Conv(task.input_shape[2], stem), blocks)
+    return replace(network, stem_pool=pools[0])
+
+
 def cosinegate8(
     task: Task, *, width: float = 1.0, gate: Gate | None = None, gate_downsampling: bool = False
 ) -> Network:
@@ -171,12 +235,14 @@ def mobilenet_v2(
     return _network("mobilenetv2", task, width, Conv(task.input_shape[2], stem), blocks)
 
 
-DEPTHS = (8, 14, 20, 32)
+DEPTHS = (8, 14, 20, 32, 56)
 
 NETWORKS: Mapping[str, Callable[..., Network]] = {
     **{f"resnet{depth}": partial(resnet, depth=depth) for depth in DEPTHS},
     **{f"resnet{depth}-b": partial(resnet, depth=depth, shortcut="projection") for depth in DEPTHS},
+    "resnet29-bottleneck": partial(resnet_bottleneck, depth=29),
     "mobilenetv2": mobilenet_v2,
+    "vgg11": vgg11,
     "cosinegate8": cosinegate8,
 }
 """Builders by name; "-b" stands for option B shortcuts."""

@@ -121,16 +121,26 @@ def measure_ranges(model: GatedResNet, dataset: Dataset, seed: int) -> dict[str,
     """The content of ranges.json for `model`.
 
     Args:
-        model: moved to the CPU for this and put back in its place and mode.
         dataset: up to IMAGES of its training images are drawn, not augmented.
         seed: of the draw and of the random gate pattern.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randperm(len(dataset.train), generator=generator)[:IMAGES].sort().values
+    images = torch.from_numpy(dataset.train.images[drawn.numpy()])
+    return {"data": dataset.name, "seed": seed, **ranges_over(model, images, generator)}
+
+
+def ranges_over(model: GatedResNet, images: Tensor, generator: torch.Generator) -> dict[str, Any]:
+    """What ranges.json says of `model` on `images`.
+
+    Args:
+        model: moved to the CPU for this and put back in its place and mode.
+        images: uint8 [N, H, W, C].
+        generator: of the random gate pattern.
     """
     device = next(model.parameters()).device
     training = model.training
     model.cpu().eval()
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randperm(len(dataset.train), generator=generator)[:IMAGES].sort().values
-    images = torch.from_numpy(dataset.train.images[drawn.numpy()])
     patterns = (all_open, learned, at_random(generator))
     # A static gate decides alike for all images, on the device too: its body runs or is left out.
     static = {b.name for b in model.network.gated if b.gate is not None and b.gate.kind == "static"}
@@ -149,9 +159,7 @@ def measure_ranges(model: GatedResNet, dataset: Dataset, seed: int) -> dict[str,
     model.to(device).train(training)
     return {
         "schema": SCHEMA,
-        "data": dataset.name,
         "images": len(images),
-        "seed": seed,
         "tensors": tensors,
         "histograms": {name: merge(parts).to_json() for name, parts in histograms.items()},
     }

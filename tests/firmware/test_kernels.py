@@ -202,8 +202,12 @@ def add_s8(source: Source, largest: int = 300) -> Case:
     multipliers = [source.multiplier() for _ in range(3)]
     # One input is halved and the other not magnified; the output undoes most of the 2^20.
     shifts = [0, source.whole(-9, 0), source.whole(-22, -14)]
+    if source.rng.random() < 0.7:  # the exporter's: halved exactly, sometimes both
+        multipliers[0] = 1 << 30
+        if source.rng.random() < 0.2:
+            multipliers[1], shifts[1] = 1 << 30, 0
     if source.rng.random() < 0.5:
-        shifts[:2] = shifts[1::-1]
+        shifts[:2], multipliers[:2] = shifts[1::-1], multipliers[1::-1]
     f, stream = source.int8(size), source.int8(size)
     y = np.zeros(size, np.int8)
     for i in range(size):

@@ -16,8 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cgate.core.plan import (
+    Add,
     Convolution,
+    DepthwiseConv2d,
     Mean,
+    MeanMax,
     Op,
     Plan,
     ResidualAdd,
@@ -251,6 +254,9 @@ DSP_KERNELS: Mapping[type[Op], tuple[str, str]] = {
     Mean: ("mean_s8__dsp", "two sums a register"),
     ResidualAdd: ("residual_add_s8__dsp", "four additions by QADD8"),
     ShortcutPad: ("shortcut_pad_s8__dsp", "requantised in five instructions"),
+    MeanMax: ("mean_max_s8__dsp", "two sums or four maxima a register"),
+    Add: ("add_s8__dsp", "requantised in five instructions"),
+    DepthwiseConv2d: ("depthwise_conv2d_s8__dsp", "four channels by SMLABB and SMLATT"),
 }
 """Kernels that need no packed weights: name and reason, by kind of op."""
 

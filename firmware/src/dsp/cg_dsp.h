@@ -100,8 +100,8 @@ static inline uint32_t cg_dsp_subtract(uint32_t x, uint32_t y) {
 }
 
 /*
- * SPEC.md 5.1 and the output zero point, saturated to int8, in five instructions; `doubled` is
- * twice the accumulator.
+ * SPEC.md 5.1 but for the last shift, in two instructions; `doubled` is twice the accumulator, and
+ * `offset` is 2^(right - 1) plus what is added after that shift, times 2^right.
  *
  * The high half of doubled * multiplier, rounded, is the rounding doubling multiplication of
  * acc * multiplier. The second rounding's half, the zero point (both in `offset`) and the -1 that
@@ -109,13 +109,17 @@ static inline uint32_t cg_dsp_subtract(uint32_t x, uint32_t y) {
  * sign of the accumulator, not of the product: they differ only where the product rounds to 0, and
  * there both give the same. Right for 1 <= right <= 22, multiplier >= 0, |acc| < 2^30.
  */
-static inline int8_t cg_dsp_requant(int32_t doubled, const cg_dsp_channel *channel) {
-    const int32_t addend = channel->offset + (doubled >> 31);
+static inline int32_t cg_dsp_high(int32_t doubled, int32_t multiplier, int32_t offset) {
+    const int32_t addend = offset + (doubled >> 31);
     int32_t high;
-    __asm("smmlar %0, %1, %2, %3"
-          : "=r"(high)
-          : "r"(doubled), "r"(channel->multiplier), "r"(addend));
-    return cg_dsp_saturate(high >> channel->right);
+    __asm("smmlar %0, %1, %2, %3" : "=r"(high) : "r"(doubled), "r"(multiplier), "r"(addend));
+    return high;
+}
+
+/* SPEC.md 5.1 and the output zero point, saturated to int8: five instructions. */
+static inline int8_t cg_dsp_requant(int32_t doubled, const cg_dsp_channel *channel) {
+    return cg_dsp_saturate(cg_dsp_high(doubled, channel->multiplier, channel->offset) >>
+                           channel->right);
 }
 
 /* The same for every shift and clamp. */

@@ -1,4 +1,7 @@
-/* Mean over height and width for DSP cores (SPEC.md 5.3): two sums a register. */
+/*
+ * Mean, and mean with maximum, over height and width for DSP cores (SPEC.md 5.3, 5.7), in one pass:
+ * two sums a register, four maxima a register.
+ */
 #include "cg_dsp.h"
 
 #if defined(__ARM_FEATURE_DSP)
@@ -8,54 +11,84 @@ enum {
     MAX_PIXELS = INT32_MAX / 255, /* as many int8 values less a zero point fit int32 */
 };
 
-/* Adds the pixels of four channels to sums[4]. */
-static void add_four(const int8_t *in, uint32_t pixels, size_t channels, int32_t *sums) {
+/* The larger of four bytes each. */
+static inline uint32_t larger(uint32_t x, uint32_t y) {
+    uint32_t result;
+    __asm("ssub8 %0, %1, %2\n\tsel %0, %1, %2" : "=&r"(result) : "r"(x), "r"(y) : "cc");
+    return result;
+}
+
+/* Sums and maxima of four channels over all pixels. */
+static inline __attribute__((always_inline)) uint32_t
+reduce(const int8_t *in, uint32_t pixels, size_t channels, int32_t *sums, int with_maximum) {
+    uint32_t peak = 0x80808080;
     while (pixels != 0) {
         uint32_t count = pixels < CHUNK ? pixels : CHUNK;
         pixels -= count;
         uint32_t even = 0, odd = 0; /* channels 0 and 2, 1 and 3 */
-        for (; count >= 2; count -= 2, in += 2 * channels) {
-            const uint32_t first = cg_dsp_load(in), second = cg_dsp_load(in + channels);
-            even = cg_dsp_widen_even(cg_dsp_widen_even(even, first), second);
-            odd = cg_dsp_widen_odd(cg_dsp_widen_odd(odd, first), second);
+        for (; count >= 4; count -= 4, in += 4 * channels) {
+            uint32_t w0, w1, w2, w3;
+            /* Assembly, because GCC does not keep the loads together. */
+            __asm volatile("ldr %[w0], [%[in]]\n\t"
+                           "ldr %[w1], [%[in], %[step]]\n\t"
+                           "ldr %[w2], [%[in], %[step], lsl #1]\n\t"
+                           "ldr %[w3], [%[last]]"
+                           : [w0] "=&r"(w0), [w1] "=&r"(w1), [w2] "=&r"(w2), [w3] "=r"(w3)
+                           : [in] "r"(in), [step] "r"(channels), [last] "r"(in + 3 * channels)
+                           : "memory");
+            even = cg_dsp_widen_even(cg_dsp_widen_even(even, w0), w1);
+            odd = cg_dsp_widen_odd(cg_dsp_widen_odd(odd, w0), w1);
+            even = cg_dsp_widen_even(cg_dsp_widen_even(even, w2), w3);
+            odd = cg_dsp_widen_odd(cg_dsp_widen_odd(odd, w2), w3);
+            if (with_maximum) {
+                peak = larger(larger(peak, w0), w1);
+                peak = larger(larger(peak, w2), w3);
+            }
         }
-        if (count != 0) {
+        for (; count != 0; count--, in += channels) {
             const uint32_t four = cg_dsp_load(in);
             even = cg_dsp_widen_even(even, four);
             odd = cg_dsp_widen_odd(odd, four);
-            in += channels;
+            if (with_maximum) {
+                peak = larger(peak, four);
+            }
         }
         sums[0] += (int16_t)even;
         sums[1] += (int16_t)odd;
         sums[2] += (int32_t)even >> 16;
         sums[3] += (int32_t)odd >> 16;
     }
+    return peak;
 }
 
-cg_status cg_mean_s8__dsp(const cg_mean_s8 *parameters, const int8_t *input, int8_t *output,
-                          void *scratch) {
-    (void)scratch;
-    const cg_mean_s8 *const p = parameters;
-    if (p == NULL || input == NULL || output == NULL) {
-        return CG_ERR_NULL;
+/* The same for one channel. */
+static int reduce_one(const int8_t *in, uint32_t pixels, size_t channels, int32_t *sum) {
+    int peak = INT8_MIN;
+    for (; pixels != 0; pixels--, in += channels) {
+        *sum += *in;
+        peak = *in > peak ? *in : peak;
     }
+    return peak;
+}
+
+static inline __attribute__((always_inline)) void
+reduce_all(const cg_mean_s8 *p, const int8_t *input, int8_t *output, int8_t *peaks) {
     const uint32_t pixels = (uint32_t)p->height * p->width;
-    if (pixels == 0 || pixels > MAX_PIXELS || !cg_is_int8(p->in_zero_point) ||
-        !cg_is_int8(p->out_zero_point) || !cg_is_shift(p->shift)) {
-        return CG_ERR_PARAM;
-    }
     const int32_t zeros = (int32_t)pixels * p->in_zero_point;
     const size_t channels = p->channels;
     for (size_t c = 0; c < channels; c += 4) {
         const size_t count = channels - c < 4 ? channels - c : 4;
         int32_t sums[4] = {0};
         if (count == 4) {
-            add_four(input + c, pixels, channels, sums);
+            const uint32_t peak = reduce(input + c, pixels, channels, sums, peaks != NULL);
+            if (peaks != NULL) {
+                cg_dsp_store(peaks + c, peak);
+            }
         } else {
             for (size_t i = 0; i < count; i++) {
-                const int8_t *in = input + c + i;
-                for (uint32_t n = 0; n < pixels; n++, in += channels) {
-                    sums[i] += *in;
+                const int peak = reduce_one(input + c + i, pixels, channels, &sums[i]);
+                if (peaks != NULL) {
+                    peaks[c + i] = (int8_t)peak;
                 }
             }
         }
@@ -64,10 +97,51 @@ cg_status cg_mean_s8__dsp(const cg_mean_s8 *parameters, const int8_t *input, int
             output[c + i] = cg_offset_clamp(scaled, p->out_zero_point, INT8_MIN, INT8_MAX);
         }
     }
-    return CG_OK;
+}
+
+static cg_status check(const cg_mean_s8 *p) {
+    const uint32_t pixels = (uint32_t)p->height * p->width;
+    return pixels == 0 || pixels > MAX_PIXELS || !cg_is_int8(p->in_zero_point) ||
+                   !cg_is_int8(p->out_zero_point) || !cg_is_shift(p->shift)
+               ? CG_ERR_PARAM
+               : CG_OK;
+}
+
+cg_status cg_mean_s8__dsp(const cg_mean_s8 *parameters, const int8_t *input, int8_t *output,
+                          void *scratch) {
+    (void)scratch;
+    if (parameters == NULL || input == NULL || output == NULL) {
+        return CG_ERR_NULL;
+    }
+    const cg_status status = check(parameters);
+    if (status == CG_OK) {
+        reduce_all(parameters, input, output, NULL);
+    }
+    return status;
 }
 
 size_t cg_mean_s8__dsp_scratch(const cg_mean_s8 *parameters) {
+    (void)parameters;
+    return 0;
+}
+
+cg_status cg_mean_max_s8__dsp(const cg_mean_max_s8 *parameters, const int8_t *input, int8_t *output,
+                              void *scratch) {
+    (void)scratch;
+    const cg_mean_max_s8 *const p = parameters;
+    if (p == NULL || input == NULL || output == NULL) {
+        return CG_ERR_NULL;
+    }
+    const cg_mean_s8 mean = {p->height,     p->width,      p->channels, p->zero_point,
+                             p->zero_point, p->multiplier, p->shift};
+    const cg_status status = check(&mean);
+    if (status == CG_OK) {
+        reduce_all(&mean, input, output, output + p->channels);
+    }
+    return status;
+}
+
+size_t cg_mean_max_s8__dsp_scratch(const cg_mean_max_s8 *parameters) {
     (void)parameters;
     return 0;
 }

@@ -7,7 +7,7 @@
 
 #if defined(__ARM_FEATURE_DSP)
 
-enum { LANES = 4, BIAS_LIMIT = 1 << 29, TAPS_LIMIT = 1 << 14 };
+enum { LANES = 4, RUN = 8, BIAS_LIMIT = 1 << 29, TAPS_LIMIT = 1 << 14 };
 
 /* What the four channels from `o` on need. */
 static void prepare(const cg_depthwise_conv2d_s8 *p, size_t o, cg_dsp_channel *channels) {
@@ -35,23 +35,27 @@ static int is_fast(const cg_depthwise_conv2d_s8 *p) {
     return 1;
 }
 
-/* The part of the kernel that lies on the map, and where. */
+/* The part of the kernel that lies on the map, and where, for a run of output pixels. */
 typedef struct {
     const int8_t *in, *weights;
-    int rows, columns;
-    size_t in_row, kernel_row, channels;
+    int pixels, rows, columns;
+    size_t pixel, in_row, kernel_row, channels; /* steps in bytes */
     uint32_t minus_zero;
 } window;
 
-/* Four sums. A function of its own, as is the next: inlined, GCC keeps most variables on the stack.
- * Assembly: bytes 0 and 2, then 1 and 3, of inputs and weights as halves, multiplied; GCC does not
- * keep the loads together. */
-static __attribute__((noinline)) void add_window(const window *at, int32_t *sums) {
-    const int8_t *in = at->in, *weights = at->weights;
+/* Sums [pixels][LANES]. A function of its own, as is the next: inlined, GCC keeps most variables on
+ * the stack. Assembly: bytes 0 and 2, then 1 and 3, of inputs and weights as halves, multiplied;
+ * GCC does not keep the loads together. */
+static __attribute__((noinline)) void add_windows(const window *at, int32_t *sums) {
     const size_t channels = at->channels;
     const uint32_t minus_zero = at->minus_zero;
-    int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-    uint32_t x, w, even, odd;
+    const size_t down = at->in_row - 3 * channels;
+    const int8_t *first = at->in;
+    for (const int32_t *const end = sums + at->pixels * LANES; sums != end;
+         sums += LANES, first += at->pixel) {
+        const int8_t *in = first, *weights = at->weights;
+        int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+        uint32_t x, w, even, odd;
 #define TAP                                                                                        \
     "ldr %[x], [%[in]]\n\t"                                                                        \
     "ldr %[w], [%[weights]]\n\t"                                                                   \
@@ -65,37 +69,50 @@ static __attribute__((noinline)) void add_window(const window *at, int32_t *sums
     "smlatt %[s2], %[even], %[w], %[s2]\n\t"                                                       \
     "smlabb %[s1], %[x], %[odd], %[s1]\n\t"                                                        \
     "smlatt %[s3], %[x], %[odd], %[s3]\n\t"
+#define DOWN "add %[in], %[in], %[down]\n\t"
 #define OPERANDS                                                                                   \
     : [x] "=&r"(x), [w] "=&r"(w), [even] "=&r"(even), [odd] "=&r"(odd), [in] "+r"(in),             \
       [weights] "+r"(weights), [s0] "+r"(s0), [s1] "+r"(s1), [s2] "+r"(s2), [s3] "+r"(s3)          \
-    : [step] "r"(channels), [zero] "r"(minus_zero)                                                 \
+    : [step] "r"(channels), [down] "r"(down), [zero] "r"(minus_zero)                                                 \
     : "memory"
-    if (at->columns == 3 && at->kernel_row == 3 * channels) {
-        const size_t down = at->in_row - 3 * channels;
-        for (int rows = at->rows; rows > 0; rows--, in += down) {
-            __asm volatile(TAP TAP TAP OPERANDS);
-        }
-    } else {
-        for (int row = 0; row < at->rows; row++) {
-            in = at->in + (size_t)row * at->in_row;
-            weights = at->weights + (size_t)row * at->kernel_row;
-            for (int column = 0; column < at->columns; column++) {
-                __asm volatile(TAP OPERANDS);
+        if (at->rows == 3 && at->columns == 3 && at->kernel_row == 3 * channels) {
+            __asm volatile(TAP TAP TAP DOWN TAP TAP TAP DOWN TAP TAP TAP OPERANDS);
+        } else {
+            for (int row = 0; row < at->rows; row++) {
+                in = first + (size_t)row * at->in_row;
+                weights = at->weights + (size_t)row * at->kernel_row;
+                for (int column = 0; column < at->columns; column++) {
+                    __asm volatile(TAP OPERANDS);
+                }
             }
         }
-    }
 #undef OPERANDS
+#undef DOWN
 #undef TAP
-    sums[0] = s0;
-    sums[1] = s1;
-    sums[2] = s2;
-    sums[3] = s3;
+        sums[0] = s0;
+        sums[1] = s1;
+        sums[2] = s2;
+        sums[3] = s3;
+    }
 }
 
-static __attribute__((noinline)) void requantise(const int32_t *sums, const cg_dsp_channel *channel,
-                                                 int low, int high, int8_t *out) {
-    for (const int32_t *const end = sums + LANES; sums != end; sums++, channel++, out++) {
-        *out = cg_clamp(cg_dsp_requant(2 * *sums + channel->bias2, channel), low, high);
+static __attribute__((noinline)) void requantise(const int32_t *sums, const window *at,
+                                                 const cg_dsp_channel *channel, int low, int high,
+                                                 int8_t *out) {
+    const size_t step = at->channels, count = (size_t)at->pixels;
+    for (int lane = 0; lane < LANES; lane++, sums++, channel++, out++) {
+        const cg_dsp_channel c = *channel;
+        const int32_t *sum = sums;
+        int8_t *to = out;
+        if (low == INT8_MIN && high == INT8_MAX) {
+            for (const int8_t *const end = to + count * step; to != end; to += step, sum += LANES) {
+                *to = cg_dsp_requant(2 * *sum + c.bias2, &c);
+            }
+        } else {
+            for (const int8_t *const end = to + count * step; to != end; to += step, sum += LANES) {
+                *to = cg_clamp(cg_dsp_requant(2 * *sum + c.bias2, &c), low, high);
+            }
+        }
     }
 }
 
@@ -110,7 +127,8 @@ cg_status cg_depthwise_conv2d_s8__dsp(const cg_depthwise_conv2d_s8 *parameters, 
         return cg_depthwise_conv2d_s8__ref(parameters, input, output, scratch);
     }
     const size_t channels = p->in_channels;
-    window at = {.in_row = (size_t)p->in_width * channels,
+    window at = {.pixel = (size_t)p->stride * channels,
+                 .in_row = (size_t)p->in_width * channels,
                  .kernel_row = (size_t)p->kernel_width * channels,
                  .channels = channels,
                  .minus_zero = cg_dsp_pair(-p->in_zero_point)};
@@ -126,15 +144,22 @@ cg_status cg_depthwise_conv2d_s8__dsp(const cg_depthwise_conv2d_s8 *parameters, 
             const int8_t *const in_row = input + (size_t)(top + ky_first) * at.in_row + o;
             const int8_t *const kernel_row = p->weights + (size_t)ky_first * at.kernel_row + o;
             int left = -p->pad_left;
-            for (int x = 0; x < p->out_width; x++, out += channels, left += p->stride) {
+            for (int x = 0; x < p->out_width; x += at.pixels, left += at.pixels * p->stride) {
                 int kx_first, kx_end;
                 cg_clip(left, p->kernel_width, p->in_width, &kx_first, &kx_end);
                 at.columns = kx_end - kx_first;
                 at.in = in_row + (size_t)(left + kx_first) * channels;
                 at.weights = kernel_row + (size_t)kx_first * channels;
-                int32_t sums[LANES];
-                add_window(&at, sums);
-                requantise(sums, channel, p->clamp_min, p->clamp_max, out);
+                at.pixels = 1;
+                if (at.columns == p->kernel_width) { /* so are those to the right, up to the edge */
+                    const int more = (p->in_width - p->kernel_width - left) / p->stride;
+                    const int most = p->out_width - x < RUN ? p->out_width - x : RUN;
+                    at.pixels = more + 1 < most ? more + 1 : most;
+                }
+                int32_t sums[RUN * LANES];
+                add_windows(&at, sums);
+                requantise(sums, &at, channel, p->clamp_min, p->clamp_max, out);
+                out += (size_t)at.pixels * channels;
             }
         }
     }

@@ -200,6 +200,8 @@ class Chooser:
             return found
         layer = conv_layer(op, self.tensors, self.weights)
         add(plain, "portable", layer.plain_size)
+        if dsp and type(op) in DSP_KERNELS:
+            add(*DSP_KERNELS[type(op)], layer.plain_size)
         packed = CONV_KERNELS.values() if dsp and isinstance(op, Conv2d) else ()
         for kernel in packed:
             refusal = kernel.refuses(layer)

@@ -40,6 +40,7 @@ COMMANDS = {
     "inspect": "Show a bundle's plan as a table, and draw the network.",
     "build": "Compile a bundle for its target or for this machine.",
     "flash": "Write a bundle's program into a board.",
+    "power": "Measure the energy of an inference with a power meter.",
     "run": "Run test images through the built firmware and record a trace.",
     "verify": "Compare the parts of a bundle bit for bit.",
     "fidelity": "Say what int8 changes against the float network.",

@@ -72,6 +72,10 @@ PACKAGES = (
     _Package("tflite-runtime", "2.14.0", "2.14.1", "golden", "verify"),
     _Package("onnx", "1.15", "", "onnx", "export --onnx"),
     _Package("scikit-learn", "1.4", "", "demo", "data set digits"),
+    _Package("pyserial", "3.5", "", "power", "boards, power meters"),
+    _Package("joulescope", "1.1", "", "power", "power"),
+    _Package("ppk2-api", "0.9.2", "", "power", "power"),
+    _Package("otii-tcp-client", "1.0.13", "", "power", "power"),
 )
 
 

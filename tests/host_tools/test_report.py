@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cgate.core.errors import CgateError
+from cgate.core.files import write_json
 from cgate.core.plan import load_bundle
 from cgate.core.targets import find_target
 from cgate.export.bundle import export_checkpoint
@@ -208,6 +209,30 @@ def test_verification_of_another_plan_does_not_count(bundle: Path) -> None:
     (bundle / "verify.json").write_text('{"plan_sha256": "0", "equal": true}')
     assert write_report(bundle)["agreement"] is None
     assert "not checked yet" in (bundle / "report.html").read_text()
+
+
+def test_what_int8_changes_is_shown(bundle: Path) -> None:
+    assert write_report(bundle)["fidelity"] is None
+    found = {
+        "plan_sha256": load_bundle(bundle).sha256,
+        "images": 1234,
+        "split": "validation",
+        "accuracy": {"float": 0.9, "int8": 0.8},
+        "changed": 0.0123,
+        "units": [
+            {"name": "stem", "images": 1234, "sqnr_db": 38.49},
+            {"name": "s1b0.gate", "images": 1234, "sqnr_db": None},
+        ],
+        "gates": [{"name": "s1b0.gate", "reached": 1000, "changed": 25}],
+    }
+    write_json(bundle / "fidelity.json", found)
+    assert write_report(bundle)["fidelity"] == found
+    html = (bundle / "report.html").read_text()
+    section = html[html.index("What int8 changes") :]
+    for text in ("1,234 validation", "90.0 %", "80.0 %", "38.5", "2.5 %"):
+        assert text in section
+    write_json(bundle / "fidelity.json", {**found, "plan_sha256": "0"})
+    assert write_report(bundle)["fidelity"] is None
 
 
 def test_run_on_the_host_has_no_instructions_and_no_memory(bundle: Path) -> None:

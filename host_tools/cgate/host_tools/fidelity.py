@@ -31,7 +31,6 @@ from cgate.train.models import GatedResNet
 from cgate.train.ranges import load_model
 
 SCHEMA = 1
-FIDELITY = "fidelity.json"
 CHUNK = 100  # images at a time: bounds the memory for all intermediate results
 
 

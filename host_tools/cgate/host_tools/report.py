@@ -22,7 +22,7 @@ from cgate.host_tools.inputs import load_inputs
 from cgate.host_tools.report_html import page
 from cgate.host_tools.summary import Numbers, Records, headline, records
 from cgate.host_tools.trace import Trace, read_trace
-from cgate.host_tools.verify import VERIFICATION
+from cgate.host_tools.verify import FIDELITY, VERIFICATION
 
 SCHEMA = 1
 HTML = "report.html"
@@ -193,15 +193,20 @@ def _memory(plan: Plan, trace: Trace, target: Target) -> dict[str, int] | None:
     }
 
 
+def _finding(bundle: Bundle, name: str) -> dict[str, Any] | None:
+    """What another command left in the bundle; None if it did not, or found it on another plan."""
+    path = bundle.folder / name
+    value = read_json(path, "a finding on the bundle") if path.is_file() else None
+    if not isinstance(value, dict) or value.get("plan_sha256") != bundle.sha256:
+        return None
+    return value
+
+
 def collect(bundle: Bundle, runs: Sequence[Run], chosen: Run) -> dict[str, Any]:
     """All figures of the report, as plain JSON values (the content of report.json)."""
     plan, trace = bundle.plan, chosen.trace
     record = records(plan, trace)
     target = find_target(trace.target)
-    verified = bundle.folder / VERIFICATION
-    agreement = read_json(verified, "the bundle's verification") if verified.is_file() else None
-    if not isinstance(agreement, dict) or agreement.get("plan_sha256") != bundle.sha256:
-        agreement = None
     figures = headline(plan, trace)
     cost, full = record.macs, 0.0
     if record.total is not None:
@@ -240,7 +245,8 @@ def collect(bundle: Bundle, runs: Sequence[Run], chosen: Run) -> dict[str, Any]:
         "classes": _classes(plan, record),
         "units": _units(plan, record),
         "examples": _examples(plan, record),
-        "agreement": agreement,
+        "agreement": _finding(bundle, VERIFICATION),
+        "fidelity": _finding(bundle, FIDELITY),
     }
 
 

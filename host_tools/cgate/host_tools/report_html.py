@@ -458,6 +458,27 @@ def _agreement(value: Value) -> str:
     )
 
 
+def _fidelity(value: Value) -> str:
+    found = value["fidelity"]
+    changed = {gate["name"]: gate for gate in found["gates"]}
+    head = [("unit", ""), ("images", "n"), ("SQNR, dB", "n"), ("decisions changed", "n")]
+    rows = []
+    for unit in found["units"]:
+        gate, ratio = changed.get(unit["name"]), unit["sqnr_db"]
+        share = percent(gate["changed"] / gate["reached"]) if gate and gate["reached"] else ""
+        noise = "" if ratio is None else f"{ratio:.1f}"
+        rows.append([escape(unit["name"]), whole(unit["images"]), noise, share])
+    accuracy = found["accuracy"]
+    return _section(
+        "What int8 changes",
+        f"Against the float network on {whole(found['images'])} {escape(found['split'])} images: "
+        f"accuracy {percent(accuracy['float'])} in float, {percent(accuracy['int8'])} in int8; "
+        f"{percent(found['changed'])} of the gates' decisions change. SQNR: signal to "
+        "quantisation noise ratio of a unit's output, on the same path.",
+        _table(head, rows),
+    )
+
+
 def _origin(value: Value) -> str:
     run, counted = value["run"], value["instructions"]
     figures = [
@@ -521,6 +542,8 @@ def page(value: Value, pictures: Pictures) -> str:
         sections.append(_memory(value))
     if value["agreement"] is not None:
         sections.append(_agreement(value))
+    if value["fidelity"] is not None:
+        sections.append(_fidelity(value))
     if value["examples"]["cheapest"] and (value["gates"] or value["answers"]):
         sections.append(_examples(value, pictures))
     sections.append(_origin(value))

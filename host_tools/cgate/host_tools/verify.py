@@ -31,6 +31,7 @@ Int8 = NDArray[np.int8]
 
 SCHEMA = 1
 VERIFICATION = "verify.json"
+FIDELITY = "fidelity.json"  # what `cgate fidelity` writes
 ROUTES = ("tflite", "network", "host", "qemu")
 PATTERNS = ("learned", "open")  # "open" runs every unit on every image
 CHUNK = 100  # images at a time: bounds the memory for all intermediate results

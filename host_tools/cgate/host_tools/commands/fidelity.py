@@ -38,8 +38,9 @@ def command(
     noise ratio of every unit's output. The int8 side is the generated C on this machine. Writes
     fidelity.json into BUNDLE.
     """
-    from cgate.host_tools.fidelity import FIDELITY, measure
+    from cgate.host_tools.fidelity import measure
     from cgate.host_tools.inputs import load_inputs
+    from cgate.host_tools.verify import FIDELITY
 
     plan = load_bundle(bundle).plan
     inputs = load_inputs(plan, data, data_dir=data_dir, split=split, limit=limit, chosen=chosen)

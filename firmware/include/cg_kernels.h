@@ -16,6 +16,12 @@
 #else
 #define CG_IF_dsp(...)
 #endif
+/* Arm's CMSIS-NN beside the library, for comparison (src/cmsis_nn/). */
+#if defined(CG_CMSIS_NN)
+#define CG_IF_cmsis_nn(...) __VA_ARGS__
+#else
+#define CG_IF_cmsis_nn(...)
+#endif
 
 #define CG_KERNEL(op, variant, needs)                                                              \
     cg_status cg_##op##__##variant(const cg_##op *parameters, const int8_t *input, int8_t *output, \

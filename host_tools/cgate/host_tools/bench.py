@@ -12,7 +12,7 @@ import io
 import math
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from cgate.core.targets import Target, find_target
 from cgate.export.kernels import CONV_KERNELS, ConvLayer
 from cgate.host_tools.build import ARM_FLAGS, COMMON_FLAGS, target_link_flags
 from cgate.host_tools.calls import OK, Case, answers, encode, kernel_rows
+from cgate.host_tools.cmsis_nn import CmsisNn
 from cgate.host_tools.console import table
 from cgate.host_tools.plugin import Counts, read_counts
 from cgate.host_tools.runner import COUNTS, qemu_command
@@ -35,7 +36,6 @@ SEED = 0
 _TIMEOUT_S = 600
 _MAP_ROOM = 64 * 1024
 _CONSTANTS_ROOM = 300 * 1024
-_NEEDS_DSP = "dsp"
 
 
 @dataclass(frozen=True, order=True)
@@ -164,7 +164,7 @@ def _conv_case(call: Call, rng: np.random.Generator) -> tuple[Case, Mapping[str,
     x = rng.integers(-128, 128, shape.input).astype(np.int8)
     arrays = (x, np.zeros(shape.output, np.int8), layer.weights, layer.bias)
     case = Case("conv2d_s8", parameters, (*arrays, layer.multiplier, layer.shift), None, packed)
-    return case, {"ref": layer.plain_size, **sizes}
+    return case, {"ref": layer.plain_size, "cmsis_nn": layer.plain_size, **sizes}
 
 
 def make_case(call: Call) -> tuple[Case, Mapping[str, int]]:
@@ -197,13 +197,16 @@ def _machine(target: Target) -> Target:
     return replace(find_target(target.core), flash_access=target.flash_access)
 
 
-def _compile(machine: Target, folder: Path) -> Path:
+def _compile(machine: Target, cmsis_nn: CmsisNn | None, folder: Path) -> Path:
     firmware = firmware_folder()
     program = folder / "kernels.elf"
     flags = [f"-DBUFFER={_MAP_ROOM}", f"-DCONSTANTS={_CONSTANTS_ROOM}"]
     if machine.flash_access is not None:
         flags.append('-DCONSTANTS_IN=__attribute__((section(".constants")))')
     command: list[str | Path] = [find(ARM_GCC), *machine.cflags, *COMMON_FLAGS, *ARM_FLAGS, *flags]
+    if cmsis_nn is not None:
+        # Its own code is not held to the library's warnings.
+        command += ["-w", *cmsis_nn.flags, *cmsis_nn.sources]
     command += [f"-I{firmware / name}" for name in ("include", "port", "src/ref")]
     command.append(firmware / "apps" / "kernels" / "main.c")
     command += sorted((firmware / "src").rglob("*.c"))
@@ -236,18 +239,26 @@ def _run(program: Path, machine: Target, requests: bytes, folder: Path) -> tuple
     return (folder / "replies").read_bytes(), read_counts(folder / COUNTS, 0)
 
 
-def _jobs(target: Target, calls: Sequence[Call]) -> Iterator[tuple[Call, str, Case, int]]:
-    """Call, variant, case and bytes of constants of all that the target can run."""
+def _jobs(features: Container[str], calls: Sequence[Call]) -> Iterator[tuple[Call, str, Case, int]]:
+    """Call, variant, case and bytes of constants of all that need no more than `features`."""
     for call in calls:
         case, sizes = make_case(call)
         for op, variant, needs in kernel_rows():
-            able = needs == "any" or (needs == _NEEDS_DSP and target.has_dsp)
-            if op == call.op and able and variant in sizes:
+            if op == call.op and needs in features and variant in sizes:
                 yield call, variant, case, sizes[variant]
 
 
-def measure(target: Target, calls: Sequence[Call], progress: Progress | None = None) -> list[Cost]:
+def measure(
+    target: Target,
+    calls: Sequence[Call],
+    *,
+    cmsis_nn: CmsisNn | None = None,
+    progress: Progress | None = None,
+) -> list[Cost]:
     """What every kernel that `target` can run costs on every call.
+
+    Args:
+        cmsis_nn: measured in the same run, if given.
 
     Raises:
         CgateError: a tool is missing (3), the program fails (4), or a kernel's output differs from
@@ -256,11 +267,12 @@ def measure(target: Target, calls: Sequence[Call], progress: Progress | None = N
     progress = progress or Silent()
     progress.start(f"measure kernels on {target.name}", 1)
     machine = _machine(target)
-    jobs = list(_jobs(target, calls))
+    features = ["any", *(["dsp"] if target.has_dsp else []), *(["cmsis_nn"] if cmsis_nn else [])]
+    jobs = list(_jobs(features, calls))
     with tempfile.TemporaryDirectory(prefix="cgate-") as temporary:
         folder = Path(temporary)
         requests = encode([(call.op, variant, case) for call, variant, case, _ in jobs])
-        output, counts = _run(_compile(machine, folder), machine, requests, folder)
+        output, counts = _run(_compile(machine, cmsis_nn, folder), machine, requests, folder)
     replies = list(answers(output))
     expected = {
         call: reply[2]

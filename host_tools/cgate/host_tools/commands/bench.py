@@ -11,6 +11,8 @@ from cgate.core.targets import Target, find_target
 from cgate.core.version import commit
 from cgate.host_tools import bench
 from cgate.host_tools.cli import Group, Outcome, examples, progress
+from cgate.host_tools.cmsis_nn import optional_cmsis_nn
+from cgate.host_tools.commands.options import FOLDER
 
 
 def _targets(
@@ -28,6 +30,11 @@ targets_option = click.option(
 out_option = click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
     help="Also write the figures as CSV.",
+)  # fmt: skip
+
+cmsis_nn_option = click.option(
+    "--cmsis-nn", type=FOLDER, metavar="FOLDER",
+    help="Measure this copy of Arm's CMSIS-NN (>= 7.0.0) too. Default: $CGATE_CMSIS_NN.",
 )  # fmt: skip
 
 
@@ -55,13 +62,21 @@ def command() -> None:
     is_flag=True,
     help="Measure many more shapes and write the target's table that export chooses kernels by.",
 )
-def kernels_command(targets: list[Target], out: Path | None, costs: bool) -> Outcome:
+@cmsis_nn_option
+def kernels_command(
+    targets: list[Target], out: Path | None, costs: bool, cmsis_nn: Path | None
+) -> Outcome:
     """Run every kernel on the same layers and compare what it costs.
 
     All variants of a layer must give the same output.
     """
     calls = bench.cost_calls() if costs else bench.LAYERS
-    measured = {target.name: bench.measure(target, calls, progress()) for target in targets}
+    # The exporter's tables hold what the exporter can choose.
+    library = None if costs else optional_cmsis_nn(cmsis_nn)
+    measured = {
+        target.name: bench.measure(target, calls, cmsis_nn=library, progress=progress())
+        for target in targets
+    }
     lines: list[str] = []
     for name, of_target in measured.items():
         lines += [*([""] if lines else []), f"{name}:", *bench.costs_lines(of_target)]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cgate.core.checkpoint import Checkpoint, Range, weight_shapes
-from cgate.core.network import Block, Conv, Gate, Network, Pool, conv_output, pool_output
+from cgate.core.network import Block, Conv, Exit, Gate, Network, Pool, conv_output, pool_output
 from cgate.core.plan import Convolution, Decision, Plan, Tensor, Unit, Weights
 from cgate.core.targets import find_target
 from cgate.export import reference
@@ -47,7 +47,8 @@ def blocks(draw: st.DrawFn, name: str, channels: int) -> Block:
             if depthwise
             else Conv(inputs, out, kernel, stride, relu, 1, relu6)
         )
-    gate = Gate(draw(st.sampled_from(["controller", "cir-predicted"])), 2)
+    kinds = ["controller", "cir-predicted", "anchor", "static"]
+    gate = Gate(draw(st.sampled_from(kinds)), 2)
     gated = shortcut != "none" and draw(st.booleans())
     relu = draw(st.booleans())
     relu6 = relu and not gated and draw(st.booleans())
@@ -76,7 +77,9 @@ def networks(draw: st.DrawFn) -> Network:
             else:
                 height, width = ends
         made.append(block)
-    return replace(network, blocks=tuple(made))
+    leaving = [block.name for block in made[:-1] if draw(st.booleans())]
+    exits = tuple(Exit(name, draw(st.sampled_from([None, 0.5]))) for name in leaving)
+    return replace(network, blocks=tuple(made), exits=exits)
 
 
 class AnyRange(Mapping[str, Mapping[str, Range]]):

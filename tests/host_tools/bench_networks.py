@@ -24,7 +24,8 @@ def main(names: list[str]) -> None:
     """Print a CSV table."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    print("network,target,units,gates,macs,weights_bytes,arena_bytes,routes,values,decisions,differ,n,commit")
+    sizes = "macs,weights_bytes,arena_bytes"
+    print(f"network,target,units,gates,{sizes},routes,values,decisions,differ,n,commit")
     for name in names or NETWORKS:
         network = build_network(name, TASK, width=WIDTH, gate=Gate(), gate_downsampling=True)
         with tempfile.TemporaryDirectory() as temporary:

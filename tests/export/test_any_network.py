@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from cgate.core.checkpoint import Checkpoint, Range, weight_shapes
 from cgate.core.network import Block, Conv, Exit, Gate, Network, Pool, conv_output, pool_output
-from cgate.core.plan import Convolution, Decision, Plan, Tensor, Unit, Weights
+from cgate.core.plan import Addition, Convolution, Decision, Plan, Tensor, Unit, Weights
 from cgate.core.targets import find_target
 from cgate.export import reference
 from cgate.export.emit_tflite import emit_tflite, unit_file
 from cgate.export.golden import GoldenUnit
 from cgate.export.lower import lower
+from cgate.train.networks import NETWORKS, Task, build_network
 
 Int8 = NDArray[np.int8]
 RUNS = settings(max_examples=20, deadline=None)
@@ -193,3 +194,45 @@ def test_nothing_that_is_needed_is_written_over(
         else:
             values[unit.output] = values[unit.stream]  # in place: nothing moves
         assert (arena.read(unit.output) == values[unit.output]).all(), unit.name
+
+
+def unavoidable(plan: Plan) -> int:
+    """The most bytes that tensors need at one time, wherever they lie; in place is one tensor."""
+    home: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        return root(home[name]) if name in home else name
+
+    lives: dict[str, list[int]] = {}
+    step = 0
+    for unit in plan.units:
+        for op in unit.ops:
+            names = [op.input]
+            if not isinstance(op, Decision):
+                if isinstance(op, Addition):
+                    names.append(op.stream)
+                    home[op.output] = op.stream
+                names.append(op.output)
+            for name in names:
+                lives.setdefault(name, []).append(step)
+            step += 1
+        if unit.condition is not None and root(unit.output) != root(unit.stream):
+            home[root(unit.output)] = root(unit.stream)
+    spans: dict[str, list[int]] = {}
+    for name, steps in lives.items():
+        if plan.tensor(name).offset is not None:
+            spans.setdefault(root(name), []).extend(steps)
+    sizes = {name: -(-plan.tensor(name).size // 16) * 16 for name in spans}
+    return max(
+        sum(sizes[name] for name, steps in spans.items() if min(steps) <= each <= max(steps))
+        for each in range(step)
+    )
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_named_networks_get_the_smallest_arena_there_is(name: str) -> None:
+    task = Task((32, 32, 3), 10, 121, 64)
+    network = build_network(name, task, width=0.25, gate=Gate(), gate_downsampling=True)
+    plan, _ = lowered(network, 1, "ref")
+    assert [gate.block for gate in plan.gates] == [block.name for block in network.gated]
+    assert plan.arena_size == unavoidable(plan)

@@ -11,16 +11,27 @@ from cgate.core.checkpoint import load_checkpoint
 from cgate.core.errors import CgateError
 from cgate.core.files import replaced_folder, write_bytes
 from cgate.core.network import THRESHOLD
-from cgate.core.plan import PLAN, Choice, Plan, Unit, Weights, plan_files, plan_sha256
+from cgate.core.plan import (
+    PLAN,
+    Addition,
+    Choice,
+    Convolution,
+    Decision,
+    Plan,
+    Unit,
+    Weights,
+    plan_files,
+    plan_sha256,
+)
 from cgate.core.progress import Progress, Silent
-from cgate.core.targets import Target, size_text
-from cgate.export.choose import Limits
+from cgate.core.targets import Target
+from cgate.export.choose import MILLION, Limits
 from cgate.export.emit_c import check_name, emit_c
 from cgate.export.emit_onnx import emit_onnx, require_onnx
 from cgate.export.emit_tflite import emit_tflite
 from cgate.export.emit_tflite_network import NETWORK_FILE, emit_tflite_network
 from cgate.export.import_tflite import import_tflite, network_name
-from cgate.export.kernels import constants_size
+from cgate.export.kernels import constants_sizes
 from cgate.export.lower import lower
 
 README = """\
@@ -44,15 +55,28 @@ model.onnx, units/*.onnx the float network, with If, and its units: close, not e
 """
 
 
+def arena_end(plan: Plan, unit: Unit) -> int:
+    """How far into the arena, in bytes, a unit reaches; that of the plan's peak is its size."""
+    ends = [0]
+    for op in unit.ops:
+        names = [op.input] if isinstance(op, Decision) else [op.input, op.output]
+        names += [op.stream] if isinstance(op, Addition) else []
+        for tensor in map(plan.tensor, names):
+            ends.append(0 if tensor.offset is None else tensor.offset + tensor.size)
+        if isinstance(op, Convolution) and op.scratch is not None:
+            ends.append(sum(op.scratch))
+    return max(ends)
+
+
 @dataclass(frozen=True)
 class Summary:
-    """What an export made; sizes in bytes, costs in MACs per image."""
+    """What an export made, known before anything is compiled; sizes in bytes."""
 
     out: Path
     plan: Plan
     target: Target
     plan_sha256: str
-    weights_size: int
+    unit_flash: tuple[int, ...]  # weights and tables of each unit
 
     @property
     def choice(self) -> Choice:
@@ -70,7 +94,7 @@ class Summary:
             "target": self.target.name,
             "plan_sha256": self.plan_sha256,
             "threshold": plan.threshold,
-            "weights_bytes": self.weights_size,
+            "weights_bytes": sum(self.unit_flash),
             "flash_estimate_bytes": self.choice.flash,
             "flash_limit_bytes": self.choice.flash_limit,
             "arena_bytes": plan.arena_size,
@@ -81,52 +105,19 @@ class Summary:
             "cost_worst": self.choice.worst,
             "dense_macs": plan.dense_macs,
             "units": [
-                {"name": unit.name, "macs": unit.macs, "gated": unit.condition is not None}
-                for unit in plan.units
+                {
+                    "name": unit.name,
+                    "macs": unit.macs,
+                    "gated": unit.condition is not None,
+                    "runs": rate / MILLION,
+                    "flash_bytes": flash,
+                    "arena_bytes": arena_end(plan, unit),
+                }
+                for unit, rate, flash in zip(
+                    plan.units, self.choice.rates, self.unit_flash, strict=True
+                )
             ],
         }
-
-    def lines(self) -> list[str]:
-        """For people: a line per unit, then the totals."""
-        plan, target, choice = self.plan, self.target, self.choice
-        width = max(len(unit.name) for unit in plan.units)
-
-        def remark(unit: Unit) -> str:
-            if unit.role == "exit":
-                return f"  leaves if its margin is above {unit.threshold}"
-            return "" if unit.condition is None else "  runs if its gate is open"
-
-        rows = [
-            f"  {unit.name:<{width}}  {unit.macs / 1000:>10,.1f} kMAC{remark(unit)}"
-            for unit in plan.units
-        ]
-        gates = sum(unit.macs for unit in plan.gates)
-        deciders = "gates and exits add" if plan.exits else "gates add"
-        return [
-            f"{plan.network.name} for {target.name} ({target.core})",
-            *rows,
-            f"MACs   {plan.dense_macs:,} dense, {deciders} {gates:,} "
-            f"({100 * gates / plan.dense_macs:.2f} %)",
-            _cost(choice),
-            f"flash  about {size_text(choice.flash)} of {size_text(choice.flash_limit)}: "
-            f"weights {size_text(self.weights_size)}, the rest code",
-            f"RAM    about {size_text(choice.ram)} of {size_text(choice.ram_limit)}: "
-            f"arena {size_text(plan.arena_size)}, the rest input, output, stack",
-            f"bundle {self.out}",
-        ]
-
-
-def _cost(choice: Choice) -> str:
-    """A line on what an inference costs."""
-    unit = {"cycles_flash": "cycles with this flash"}.get(choice.unit, choice.unit)
-    always = choice.expected == choice.worst
-    often = "" if always else f" if all units run, {choice.expected:,} expected"
-    beyond = f", {100 * choice.extrapolated / choice.worst:.0f} % of it extrapolated"
-    unknown = f", without {choice.unmeasured} ops whose cost was never measured"
-    return (
-        f"cost   about {choice.worst:,} {unit}{often}"
-        f"{beyond if choice.extrapolated else ''}{unknown if choice.unmeasured else ''}"
-    )
 
 
 def export_checkpoint(
@@ -240,7 +231,7 @@ def _write(
     """
     files = plan_files(plan, weights)
     digest = plan_sha256(files)
-    summary = Summary(out, plan, target, digest, constants_size(plan, weights))
+    summary = Summary(out, plan, target, digest, constants_sizes(plan, weights))
     progress.advance(note="planned")
     files |= {f"c/{path}": text.encode() for path, text in emit_c(plan, weights, digest).items()}
     files |= emit_tflite(plan, weights)

@@ -286,16 +286,20 @@ def conv_layer(op: Convolution, tensors: Mapping[str, Tensor], weights: Weights)
     )
 
 
+def constants_sizes(plan: Plan, weights: Weights) -> tuple[int, ...]:
+    """Bytes of tables in flash, of each unit."""
+    tensors = {tensor.name: tensor for tensor in plan.tensors}
+
+    def size(op: Op) -> int:
+        if isinstance(op, Convolution):
+            layer = conv_layer(op, tensors, weights)
+            packed = CONV_KERNELS.get(op.kernel)
+            return layer.plain_size if packed is None else packed.pack(layer).nbytes
+        return weights[op.table].nbytes if isinstance(op, Softmax) else 0
+
+    return tuple(sum(size(op) for op in unit.ops) for unit in plan.units)
+
+
 def constants_size(plan: Plan, weights: Weights) -> int:
     """Bytes of tables in flash."""
-    tensors = {tensor.name: tensor for tensor in plan.tensors}
-    size = 0
-    for unit in plan.units:
-        for op in unit.ops:
-            if isinstance(op, Convolution):
-                layer = conv_layer(op, tensors, weights)
-                packed = CONV_KERNELS.get(op.kernel)
-                size += layer.plain_size if packed is None else packed.pack(layer).nbytes
-            if isinstance(op, Softmax):
-                size += weights[op.table].nbytes
-    return size
+    return sum(constants_sizes(plan, weights))

@@ -48,11 +48,12 @@ def _import(
                 f"--{option} is for checkpoints; {path} has its integers already"
             )
     from cgate.export.bundle import export_tflite
+    from cgate.host_tools import footprint
 
     summary = export_tflite(
         path, out, target, name=name, kernels=kernels, limits=limits, progress=progress()
     )
-    return Outcome(summary.to_json(), summary.lines())
+    return Outcome(summary.to_json(), footprint.lines(summary))
 
 
 @click.command(
@@ -151,6 +152,7 @@ def command(
     if folder.suffix == ".tflite" or folder.is_file():
         return _import(folder, out, target, name, kernels, limits)
     from cgate.export.bundle import export_checkpoint
+    from cgate.host_tools import footprint
 
     summary = export_checkpoint(
         folder,
@@ -164,7 +166,7 @@ def command(
         limits=limits,
         progress=progress(),
     )
-    value, lines = summary.to_json(), summary.lines()
+    value, lines = summary.to_json(), footprint.lines(summary)
     if sweeping:
         from cgate.host_tools.inputs import load_inputs
         from cgate.host_tools.threshold_sweep import THRESHOLDS, sweep, sweep_lines, write_sweep

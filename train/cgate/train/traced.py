@@ -129,6 +129,26 @@ _MODULES: dict[type[nn.Module], str] = {
     nn.Identity: "nothing",
 }
 
+_POOLING: dict[str, dict[str, Any]] = {
+    "max": {
+        "kernel_size": 0,
+        "stride": None,
+        "padding": 0,
+        "dilation": 1,
+        "ceil_mode": False,
+        "return_indices": False,
+    },
+    "average": {
+        "kernel_size": 0,
+        "stride": None,
+        "padding": 0,
+        "ceil_mode": False,
+        "count_include_pad": True,
+        "divisor_override": None,
+    },
+}
+"""Arguments of pooling in torch's order, and their defaults."""
+
 
 def _single(value: Any) -> int | None:
     """The number that an int or a tuple of equal ints stands for, or None."""
@@ -170,6 +190,12 @@ class _Reader:
     def layer(self, node: fx.Node) -> Any:
         return self.graph.get_submodule(str(node.target))
 
+    def what(self, node: fx.Node) -> str:
+        """The node's module class, function or method."""
+        if node.op == "call_module":
+            return type(self.layer(node)).__name__
+        return str(getattr(node.target, "__name__", node.target))
+
     def kind(self, node: fx.Node) -> str:
         """What the node does; "value" if it makes no tensor of other tensors."""
         if node.op in ("placeholder", "output"):
@@ -178,13 +204,12 @@ class _Reader:
             return "value"
         if node.op == "call_module":
             found = _MODULES.get(type(self.layer(node)))
-            what = type(self.layer(node)).__name__
         elif node.op == "call_method":
-            found, what = _METHODS.get(str(node.target)), f"the method {node.target}"
+            found = _METHODS.get(str(node.target))
         else:
-            found, what = _FUNCTIONS.get(node.target), getattr(node.target, "__name__", str(node))
+            found = _FUNCTIONS.get(node.target)
         if found is None:
-            raise self.refuse(node, f"{what} is not supported")
+            raise self.refuse(node, f"{self.what(node)} is not supported")
         if found == "adaptive" and self.shapes[node] == self.shapes[node.all_input_nodes[0]]:
             return "nothing"
         return found
@@ -252,23 +277,20 @@ class _Reader:
         found = self.following(node, "max", "average")
         if found is None or (self.kinds[found] == "average" and self.whole(found)):
             return None, node
-        options = self.options(found, kernel_size=0, stride=None, padding=0)
-        strange = self.options(
-            found,
-            kernel_size=0,
-            stride=None,
-            padding=0,
-            **{"dilation": 1} if self.kinds[found] == "max" else {},
-            ceil_mode=False,
-        )
+        kind = self.kinds[found]
+        options = self.options(found, **_POOLING[kind])
         size, padding = _single(options["kernel_size"]), _single(options["padding"])
-        stride = size if options["stride"] in (None, ()) else _single(options["stride"])
-        plain = not strange["ceil_mode"] and _single(strange.get("dilation", 1)) == 1
-        if size is None or stride is None or padding is None or not plain:
-            raise self.refuse(found, f"pooling with {strange} is not supported")
-        if self.kinds[found] == "average" and padding:
+        stride = _single(options["stride"] or options["kernel_size"])
+        usual = all(
+            options[key] in (each, (each, each))
+            for key, each in _POOLING[kind].items()
+            if key not in ("kernel_size", "stride", "padding", "count_include_pad")
+        )
+        if size is None or stride is None or padding is None or not usual:
+            raise self.refuse(found, f"pooling with {options} is not supported")
+        if kind == "average" and padding:
             raise self.refuse(found, "an average over padding is not supported")
-        return Pool(self.kinds[found], size, stride, padding), found
+        return Pool(kind, size, stride, padding), found
 
     def whole(self, node: fx.Node) -> bool:
         """Whether one value per channel is left."""
@@ -277,7 +299,7 @@ class _Reader:
 
     def plain(self, node: fx.Node) -> tuple[Step, fx.Node]:
         if self.kinds[node] != "conv":
-            raise self.refuse(node, f"{self.kinds[node]} is not supported here")
+            raise self.refuse(node, f"{self.what(node)} is not supported here")
         layer, end = self.convolution(node)
         pool, end = self.pool(end)
         return Step((layer,), "none", None, layer.shape.relu, layer.shape.relu6, pool), end
@@ -293,7 +315,7 @@ class _Reader:
             elif self.kinds[node] in ("slice", "pad"):
                 stride, end = max(stride, self.option_a(node)), node
             else:
-                raise self.refuse(node, f"{self.kinds[node]} is not supported in a branch of a sum")
+                raise self.refuse(node, f"{self.what(node)} is not supported in a branch of a sum")
             users = self.users(end)
             if len(users) != 1:
                 raise self.refuse(end, f"inside a branch of a sum it is used {len(users)} times")
@@ -359,9 +381,12 @@ class _Reader:
                 if {each % 4 for each in dims if isinstance(each, int)} != {2, 3}:
                     raise self.refuse(node, f"mean over {dims} is not one over height and width")
             elif kind == "flatten" and self.shapes[node] != before[:2]:
-                raise self.refuse(node, f"it makes {self.shapes[node][1:]} of {before[1:]}")
+                made, of = self.shapes[node][1:], before[1:]
+                raise self.refuse(node, f"it makes {made} of {of}: the mean of the map is missing")
             elif kind not in ("adaptive", "average", "flatten"):
-                raise self.refuse(node, f"{kind} is not supported before the linear layer")
+                raise self.refuse(
+                    node, f"{self.what(node)} is not supported before the linear layer"
+                )
             if not self.whole(node):
                 raise self.refuse(node, f"it leaves a map of {self.shapes[node][2:]} pixels")
             users = self.users(node)

@@ -36,7 +36,7 @@ def main(names: list[str]) -> None:
             images = random_images(network, IMAGES, 5)
             result = verify(folder / "bundle", images, data="random")
         plan, found = made.plan, result.comparisons
-        sizes = f"{plan.dense_macs},{made.weights_size},{plan.arena_size}"
+        sizes = f"{plan.dense_macs},{sum(made.unit_flash)},{plan.arena_size}"
         values = sum(each.values for each in found)
         decisions = sum(each.decisions for each in found)
         differ = sum(each.differing for each in found)

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,6 +79,9 @@ class Result:
         outputs: what every unit that ran left, flat int8 by unit index; None without `show`.
         cycles: int64 [units + 1], cycles that the board's own counter (DWT) measured, per unit, 0
             where it did not run, and last of the whole inference. None where nothing measures.
+        modelled: int64 [units + 1, 2], in the same order: cycles that the plugin's model gives,
+            and how many of them are waiting for the flash. None like `instructions`, and for a
+            core without a model.
     """
 
     label: int
@@ -88,6 +91,7 @@ class Result:
     total: int | None
     outputs: Mapping[int, NDArray[np.int8]] | None
     cycles: NDArray[np.int64] | None = None
+    modelled: NDArray[np.int64] | None = None
 
 
 def qemu_command(target: Target, program: Path, io: str = "semihosting") -> list[str | Path]:
@@ -429,6 +433,13 @@ def _forces(
     return iter(np.ascontiguousarray(gates, np.uint8))
 
 
+def _modelled(counts: Counts) -> Sequence[NDArray[np.int64]]:
+    """`Result.modelled` of each inference."""
+    stalls = np.column_stack([counts.by_unit.stalls, counts.whole.stalls])
+    running = np.column_stack([counts.by_unit.cycles, counts.whole.cycles])
+    return list(np.stack([running + stalls, stalls], axis=-1))
+
+
 def run(
     build: Build,
     images: NDArray[np.int8],
@@ -502,8 +513,15 @@ def run(
                 "build the bundle again",
                 EXIT_TARGET_FAILED,
             )
+        has_model = build.target is not None and build.target.has_cycle_model
+        cycles = _modelled(counts) if has_model else [None] * len(results)
         return [
-            replace(result, instructions=counts.units[i], total=int(counts.total[i]))
+            replace(
+                result,
+                instructions=counts.units[i],
+                total=int(counts.total[i]),
+                modelled=cycles[i],
+            )
             for i, result in enumerate(results)
         ]
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cgate.core.plan import Plan
+from cgate.core.targets import Target, find_target
 from cgate.host_tools.trace import Trace
 
 Numbers = NDArray[np.int64]
@@ -30,6 +31,10 @@ class Records:
         macs: executed multiply-accumulates, gates included [n].
         units: instructions per unit, 0 where it did not run [n, units]; None on the host.
         total: instructions per inference [n]; None on the host.
+        unit_cycles: cycles per unit, 0 where it did not run [n, units]: counted by a board, or
+            modelled; None where there are neither.
+        cycles: cycles per inference [n]; None likewise.
+        stalls: how many of those wait for the flash, by the model [n]; None without one.
     """
 
     images: Numbers
@@ -41,13 +46,17 @@ class Records:
     macs: Numbers
     units: Numbers | None
     total: Numbers | None
+    unit_cycles: Numbers | None = None
+    cycles: Numbers | None = None
+    stalls: Numbers | None = None
 
 
 def records(plan: Plan, trace: Trace) -> Records:
     """The arrays of `trace`, a run of `plan`."""
     count = len(trace.images)
     ran = np.array(trace.ran, bool).reshape(count, len(plan.units))
-    counted = trace.instructions
+    counted, model = trace.instructions, trace.modelled_cycles
+    timed = trace.board_cycles or model
     return Records(
         np.array(trace.images, np.int64),
         np.array(trace.labels, np.int64),
@@ -59,6 +68,9 @@ def records(plan: Plan, trace: Trace) -> Records:
         plan.executed_macs(ran),
         None if counted is None else np.array(counted.units, np.int64).reshape(ran.shape),
         None if counted is None else np.array(counted.total, np.int64),
+        None if timed is None else np.array(timed.units, np.int64).reshape(ran.shape),
+        None if timed is None else np.array(timed.total, np.int64),
+        None if model is None else np.array(model.stalls, np.int64),
     )
 
 
@@ -142,10 +154,32 @@ def answers(plan: Plan, record: Records) -> list[dict[str, Any]]:
     return rows
 
 
+def cycles(record: Records, trace: Trace, target: Target) -> dict[str, Any]:
+    """Cycles per inference, their time at the target's clock, and modelled energy.
+
+    `energy_uj` is [value, low, high], null where no published run calibrates the target.
+    """
+    assert record.cycles is not None
+    value: dict[str, Any] = {
+        "source": "modelled" if trace.board_cycles is None else "board",
+        **spread(record.cycles),
+        "median": int(np.quantile(record.cycles, 0.5, method="nearest")),
+        "flash_stalls": None if record.stalls is None else float(record.stalls.mean()),
+        "clock_hz": target.clock_hz,
+        "energy_uj": None,
+    }
+    value["latency_ms"] = 1e3 * value["mean"] / target.clock_hz
+    if target.energy is not None:
+        energy = target.energy.per_inference(value["mean"])
+        value["energy_uj"] = [energy.value, energy.low, energy.high]
+    return value
+
+
 def headline(plan: Plan, trace: Trace) -> dict[str, Any]:
     """The figures that `cgate run` prints."""
     record = records(plan, trace)
     executed = spread(record.macs)
+    target = find_target(trace.target)
     return {
         "images": len(record.images),
         "accuracy": accuracy(record),
@@ -156,9 +190,36 @@ def headline(plan: Plan, trace: Trace) -> dict[str, Any]:
             "share": float(executed["mean"]) / plan.dense_macs,
         },
         "instructions": None if record.total is None else spread(record.total),
+        "cycles": None if record.cycles is None else cycles(record, trace, target),
         "gates": gate_rates(plan, record),
         "answers": answers(plan, record),
     }
+
+
+def _cycle_lines(value: Mapping[str, Any]) -> list[tuple[str, str]]:
+    kind = "cycles" if value["source"] == "board" else "modelled cycles"
+    waiting = value["flash_stalls"]
+    note = f", {waiting / value['mean']:.1%} of them waiting for flash" if waiting else ""
+    clock, to_ms = value["clock_hz"], 1e3 / value["clock_hz"]
+    pairs = [
+        (
+            kind,
+            f"{value['mean']:,.0f} per inference{note}; p5 {value['p5']:,}  "
+            f"median {value['median']:,}  p95 {value['p95']:,}  most {value['max']:,}",
+        ),
+        (
+            "latency" if value["source"] == "board" else "modelled latency",
+            f"{value['latency_ms']:.2f} ms at {clock / 1e6:g} MHz; p5 {value['p5'] * to_ms:.2f}  "
+            f"median {value['median'] * to_ms:.2f}  p95 {value['p95'] * to_ms:.2f}  "
+            f"most {value['max'] * to_ms:.2f}",
+        ),
+    ]
+    if value["energy_uj"] is not None:
+        middle, low, high = value["energy_uj"]
+        pairs.append(
+            ("modelled energy", f"{middle:,.1f} uJ per inference ({low:,.1f} to {high:,.1f})")
+        )
+    return pairs
 
 
 def headline_lines(value: Mapping[str, Any], forced: bool = False) -> list[tuple[str, str]]:
@@ -189,6 +250,8 @@ def headline_lines(value: Mapping[str, Any], forced: bool = False) -> list[tuple
                 f"p5 {counted['p5']:,}  p95 {counted['p95']:,}",
             )
         )
+    if value["cycles"] is not None:
+        pairs += _cycle_lines(value["cycles"])
     said = "said open" if forced else "open"
     for gate in value["gates"]:
         rate = "not reached" if gate["open"] is None else f"{gate['open']:.1%}"

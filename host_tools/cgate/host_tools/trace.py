@@ -46,6 +46,21 @@ class BoardCycles:
 
 
 @dataclass(frozen=True)
+class ModelledCycles:
+    """Cycles by the plugin's model of the core, with the target's flash. Modelled, not measured.
+
+    Args:
+        units: [image][unit], 0 where a unit did not run.
+        total: [image], a whole inference.
+        stalls: [image], how many of `total` are waiting for the flash.
+    """
+
+    units: list[list[int]]
+    total: list[int]
+    stalls: list[int]
+
+
+@dataclass(frozen=True)
 class Binary:
     """Bytes of flash and of RAM (buffers, arena and reserved stack), and the bound on stack use."""
 
@@ -62,6 +77,7 @@ class Trace:
         instructions: None except under QEMU, where they are counted.
         binary: None on the host, whose program says nothing about a microcontroller.
         board_cycles: None except on a board that counts them.
+        modelled_cycles: None except under QEMU, for a core that there is a model of.
     """
 
     plan_sha256: str
@@ -81,6 +97,7 @@ class Trace:
     instructions: Instructions | None
     binary: Binary | None
     board_cycles: BoardCycles | None = None
+    modelled_cycles: ModelledCycles | None = None
 
 
 def ran_units(plan: Plan, decisions: NDArray[np.uint8], gates: str) -> NDArray[np.uint8]:
@@ -141,6 +158,12 @@ def make_trace(
     if results and all(r.cycles is not None for r in results):
         table = np.array([r.cycles for r in results], np.int64)
         board_cycles = BoardCycles(table[:, :-1].tolist(), table[:, -1].tolist())
+    modelled_cycles = None
+    if results and all(r.modelled is not None for r in results):
+        model = np.array([r.modelled for r in results], np.int64)
+        modelled_cycles = ModelledCycles(
+            model[:, :-1, 0].tolist(), model[:, -1, 0].tolist(), model[:, -1, 1].tolist()
+        )
     binary = None
     if build.flash is not None and build.ram is not None and build.stack is not None:
         binary = Binary(build.flash, build.ram, build.stack)
@@ -162,6 +185,7 @@ def make_trace(
         instructions,
         binary,
         board_cycles,
+        modelled_cycles,
     )
 
 
@@ -195,6 +219,8 @@ def read_trace(path: Path) -> Trace:
             value["instructions"] = Instructions(**value["instructions"])
         if value["board_cycles"] is not None:
             value["board_cycles"] = BoardCycles(**value["board_cycles"])
+        if value["modelled_cycles"] is not None:
+            value["modelled_cycles"] = ModelledCycles(**value["modelled_cycles"])
         if value["binary"] is not None:
             value["binary"] = Binary(**value["binary"])
         trace = Trace(**value)
@@ -221,6 +247,9 @@ def _check(trace: Trace) -> None:
     timed = trace.board_cycles
     if timed is not None and trace.runner != "serial":
         raise ValueError("board_cycles belong to runs on a board, and only to them")
+    model = trace.modelled_cycles
+    if model is not None and trace.runner != "qemu":
+        raise ValueError("modelled_cycles belong to runs under qemu, and only to them")
     for name, column, shape, low, high in (
         ("images", trace.images, (count,), 0, None),
         ("labels", trace.labels, (count,), 0, None),
@@ -232,6 +261,9 @@ def _check(trace: Trace) -> None:
         ("instructions.total", counted and counted.total, (count,), 0, None),
         ("board_cycles.units", timed and timed.units, (count, len(trace.units)), 0, None),
         ("board_cycles.total", timed and timed.total, (count,), 0, None),
+        ("modelled_cycles.units", model and model.units, (count, len(trace.units)), 0, None),
+        ("modelled_cycles.total", model and model.total, (count,), 0, None),
+        ("modelled_cycles.stalls", model and model.stalls, (count,), 0, None),
     ):
         if column is not None:
             _check_column(name, column, shape, low, high)

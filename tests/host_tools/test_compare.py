@@ -80,8 +80,8 @@ def test_the_error_of_a_difference_is_that_of_pairs(bundle: Path) -> None:
     generator = np.random.default_rng(1)
     a, b = (generator.integers(0, 2, 500) for _ in range(2))
     side = load_side(bundle)
-    sides = [made(side, name, list(bits), [1] * 500) for name, bits in (("a", a), ("b", b))]
-    mean, error = paired(*sides, image_weights(sides[0].record.labels, {}))
+    left, right = (made(side, name, list(bits), [1] * 500) for name, bits in (("a", a), ("b", b)))
+    mean, error = paired(left, right, image_weights(left.record.labels, {}))
     assert mean == pytest.approx((a - b).mean())
     assert error == pytest.approx((a - b).std() / np.sqrt(500))
 

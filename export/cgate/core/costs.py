@@ -78,23 +78,38 @@ def _plain(shape: Shape) -> list[int]:
     ]
 
 
+def _whole(size: int, outputs: int, kernel: int, stride: int) -> int:
+    """Outputs of one axis whose taps all fall on the input."""
+    starts = (i * stride - kernel // 2 for i in range(outputs))
+    return sum(0 <= start <= size - kernel for start in starts)
+
+
 def _columns(shape: Shape) -> list[int]:
-    """Four pixels at a time: columns gathered (slower by bytes), multiplied in blocks of 16."""
+    """Four pixels at a time: columns gathered, multiplied in blocks of 16.
+
+    What is left of a row of the kernel behind the last word goes by bytes; a window that is not
+    wholly inside is copied first.
+    """
     rows, width, channels = shape.taps
     outputs, pixels, quads = shape.output[2], shape.pixels, _up(shape.pixels, 4)
-    taps = rows * width * channels
-    by_words, by_bytes = (taps, 0) if channels % 4 == 0 else (0, taps)
+    run = width * channels
+    whole = _whole(shape.input[0], shape.output[0], rows, shape.stride) * _whole(
+        shape.input[1], shape.output[1], width, shape.stride
+    )
     return [
-        quads * _up(taps, 4) * _up(outputs, 2),
+        quads * _up(rows * run, 4) * _up(outputs, 2),
         quads * outputs,
-        pixels * by_words,
+        pixels * rows * (run // 4),
         1,
         quads * _up(outputs, 16),
         pixels * rows,
-        pixels * by_bytes,
+        pixels * rows * (run % 4),
         pixels % 4 * outputs,
         pixels,
-        pixels * rows if by_bytes else 0,
+        (pixels - whole) * rows * run,
+        pixels - whole,
+        pixels * rows * (run // 4 % 4),
+        quads * _up(outputs, 2) * (_up(rows * run, 4) * 2 % 4),  # of four pairs, for Helium
     ]
 
 
@@ -114,8 +129,10 @@ def _tiles(shape: Shape) -> list[int]:
         strips * width * channels,
         (tiles - whole) * outputs,
         (shape.pixels - 16 * whole) * outputs,
-        min(strips, 2) * width * channels,
         pairs * outputs,
+        pairs * outputs * (channels not in (16, 32, 64)),  # a loop in place of straight code
+        pairs * outputs * (channels // 2 % 4),  # Helium takes four pairs of channels at a time
+        min(strips, 2) * width * channels,
     ]
 
 
@@ -127,12 +144,41 @@ def _map(shape: Shape) -> list[int]:
     ]  # fmt: skip
 
 
+def _shortcut(shape: Shape) -> list[int]:
+    """Copied and new channels of each output pixel, by words; half of the new ones on each side."""
+    channels, outputs, pixels = shape.input[2], shape.output[2], shape.pixels
+    return [
+        pixels * channels,
+        pixels * (outputs - channels),
+        pixels,
+        pixels * ((outputs - channels) // 2 % 4),
+        1,
+    ]
+
+
+def _depthwise(shape: Shape) -> list[int]:
+    """Taps that fall on the input, outputs, runs of up to 8 alike windows; by channel."""
+    channels = shape.output[2]
+    rows = _inside(shape.input[0], shape.output[0], shape.kernel[0], shape.stride)
+    columns = _inside(shape.input[1], shape.output[1], shape.kernel[1], shape.stride)
+    inside = _whole(shape.input[1], shape.output[1], shape.kernel[1], shape.stride)
+    runs = shape.output[1] - inside + _up(inside, 8)
+    return [
+        rows * columns * channels,
+        shape.pixels * channels,
+        shape.output[0] * runs * channels,
+        1,
+        channels,
+        rows * shape.output[1] * channels,
+    ]
+
+
 def _tiles_int8(shape: Shape) -> list[int]:
     """The same with passes over many tiles, each of which transforms the weights first."""
     channels, outputs = shape.input[2], shape.output[2]
     spans = _up(shape.output[0], 4) * _up(shape.output[1], 8)
     passes = _up(spans, max(1, 128 // channels))
-    return [*_tiles(shape), passes * channels * outputs, passes * outputs]
+    return [passes * channels * outputs, *_tiles(shape)]
 
 
 TERMS: Mapping[str, Callable[[Shape], list[int]]] = {
@@ -140,6 +186,9 @@ TERMS: Mapping[str, Callable[[Shape], list[int]]] = {
     "conv2d_s8__dsp_direct": _columns,
     "conv2d_s8__dsp_winograd": _tiles,
     "conv2d_s8__dsp_winograd_int8": _tiles_int8,
+    "shortcut_pad_s8__dsp": _shortcut,
+    "depthwise_conv2d_s8__ref": _depthwise,
+    "depthwise_conv2d_s8__dsp": _depthwise,
 }
 """Loop counts by kernel, the most important first; a kernel that is not here has those of a map."""
 

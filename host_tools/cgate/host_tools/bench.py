@@ -50,6 +50,8 @@ class Call:
         """Multiply-accumulates of the direct algorithm; one per element for sums, 0 for copies."""
         if self.op == "conv2d_s8":
             return math.prod((*self.shape.output, *self.shape.taps))
+        if self.op == "depthwise_conv2d_s8":
+            return math.prod((*self.shape.output, *self.shape.kernel))
         return math.prod(self.shape.input) if self.op in ("mean_s8", "mean_max_s8") else 0
 
 
@@ -88,6 +90,8 @@ def _on_map(height: int, width: int, channels: int) -> tuple[Call, ...]:
         Call("mean_max_s8", Shape(source, (1, 1, 2 * channels))),
         Call("shortcut_pad_s8", Shape(source, half, stride=2)),
         Call("residual_add_s8", Shape(source, source)),
+        Call("add_s8", Shape(source, source)),
+        Call("depthwise_conv2d_s8", Shape(source, source, (3, 3))),
     )
 
 
@@ -167,11 +171,34 @@ def _conv_case(call: Call, rng: np.random.Generator) -> tuple[Case, Mapping[str,
     return case, {"ref": layer.plain_size, "cmsis_nn": layer.plain_size, **sizes}
 
 
+def _depthwise_case(call: Call, rng: np.random.Generator) -> tuple[Case, Mapping[str, int]]:
+    """The same of a depthwise convolution, of which no kernel packs constants."""
+    shape = call.shape
+    channels = shape.output[2]
+    pad = (shape.kernel[0] // 2, shape.kernel[1] // 2)
+    parameters = (
+        *(*shape.input, *shape.output, *shape.kernel, shape.stride),
+        *(*pad, -128, -128, -128, 127),
+    )
+    constants = (
+        rng.integers(-127, 128, (*shape.kernel, channels)).astype(np.int8),
+        rng.integers(-5000, 5001, channels).astype(np.int32),
+        rng.integers(1 << 30, 1 << 31, channels).astype(np.int32),
+        np.full(channels, -9, np.int8),
+    )
+    x = rng.integers(-128, 128, shape.input).astype(np.int8)
+    case = Case(call.op, parameters, (x, np.zeros(shape.output, np.int8), *constants), None)
+    size = sum(array.nbytes for array in constants)
+    return case, {variant: size for op, variant, _ in kernel_rows() if op == call.op}
+
+
 def make_case(call: Call) -> tuple[Case, Mapping[str, int]]:
     """A random call, and the bytes of constants of the variants that can do it."""
     rng = np.random.default_rng(SEED)
     if call.op == "conv2d_s8":
         return _conv_case(call, rng)
+    if call.op == "depthwise_conv2d_s8":
+        return _depthwise_case(call, rng)
     source, result = call.shape.input, call.shape.output
     multiplier = int(rng.integers(1 << 30, 1 << 31))
     shrink = -round(np.log2(source[0] * source[1]))
@@ -183,6 +210,11 @@ def make_case(call: Call) -> tuple[Case, Mapping[str, int]]:
             *(call.shape.stride, -128, -128, multiplier, 0),
         ),
         "residual_add_s8": (math.prod(source),),
+        # The input has the larger scale, so it is halved exactly.
+        "add_s8": (
+            *(math.prod(source), -128, 3, -128, -128, 127),
+            *(1 << 30, multiplier, multiplier, 0, -1, -18),
+        ),
     }[call.op]
     x = rng.integers(-128, 128, source).astype(np.int8)
     case = Case(call.op, parameters, (x, rng.integers(-128, 128, result).astype(np.int8)), None)

@@ -32,6 +32,7 @@ from instruments import (
     Lpm01aInstrument,
     OtiiInstrument,
     Ppk2Instrument,
+    write_scope,
 )
 
 IDLE = 0.002
@@ -274,26 +275,6 @@ def test_falling_edges(levels: list[int], before: int | None) -> None:
         i + 7 for i, (a, b) in enumerate(zip(past, levels, strict=True)) if (a, b) == (1, 0)
     )
     assert falling(np.array(levels, np.uint8), 7, before) == expected
-
-
-def write_scope(path: Path, *, voltage: bool = False, gap: bool = False, windows: int = 5) -> float:
-    """A scope's recording at 100 Hz: windows of 12 s at 20 mA; returns joules per window."""
-    level = np.ones(300 + windows * 1500, np.uint8)
-    current = np.full(len(level), 0.001)
-    for i in range(windows):
-        start = 200 + i * 1500
-        level[[start, start + 1200]] = 0
-        current[start : start + 1200] = 0.02
-    times = np.arange(len(level)) / 100
-    if gap:
-        times[2500:] += 0.5
-    lines = ["time, current ,edge" + (",u" if voltage else "")]
-    lines += [
-        f"{t:.6f},{i:.6f},{e * 3.3}" + (",3.000" if voltage else "")
-        for t, i, e in zip(times, current, level, strict=True)
-    ]
-    path.write_text("\n".join(lines) + "\n")
-    return 0.02 * 3.0 * 12.0
 
 
 @pytest.mark.parametrize("voltage", [False, True])

@@ -1,4 +1,8 @@
-"""Power meters that are not there: each speaks its instrument's protocol over a pty or TCP."""
+"""Power meters that are not there: each speaks its instrument's protocol over a pty or TCP.
+
+`show(*parts)` measures parts of (watts, samples), with a falling edge between each two;
+`lose(watts, samples)` measures and loses every sample; `unplug()` ends it.
+"""
 
 import contextlib
 import json
@@ -9,28 +13,14 @@ import select
 import socket
 import threading
 import tty
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from joulescope.v1.stream_buffer import StreamBuffer
 
 VOLTS = 3.0
-
-
-class Instrument(Protocol):
-    """Measures `show`n power; an edge before each part but the first."""
-
-    rate_hz: float
-
-    def show(self, *parts: tuple[float, int]) -> None:
-        """Parts of (watts, samples), with a falling edge between each two."""
-
-    def lose(self, watts: float, samples: int) -> None:
-        """Measures, and loses every sample."""
-
-    def unplug(self) -> None:
-        """Is gone."""
 
 
 class OnPty:
@@ -320,12 +310,21 @@ class JoulescopeInstrument:
         self.stream_buffer = None
 
 
-@contextlib.contextmanager
-def running(make: Callable[[], Any]) -> Iterator[Any]:
-    """An instrument that is gone at the end."""
-    instrument = make()
-    try:
-        yield instrument
-    finally:
-        with contextlib.suppress(Exception):
-            instrument.unplug()
+def write_scope(path: Path, *, voltage: bool = False, gap: bool = False, windows: int = 5) -> float:
+    """A scope's recording at 100 Hz: windows of 12 s at 20 mA; returns joules per window."""
+    level = np.ones(300 + windows * 1500, np.uint8)
+    current = np.full(len(level), 0.001)
+    for i in range(windows):
+        start = 200 + i * 1500
+        level[[start, start + 1200]] = 0
+        current[start : start + 1200] = 0.02
+    times = np.arange(len(level)) / 100
+    if gap:
+        times[2500:] += 0.5
+    lines = ["time, current ,edge" + (",u" if voltage else "")]
+    lines += [
+        f"{t:.6f},{i:.6f},{e * 3.3}" + (",3.000" if voltage else "")
+        for t, i, e in zip(times, current, level, strict=True)
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    return 0.02 * 3.0 * 12.0

@@ -93,15 +93,19 @@ def command(
         "source": "measured",
     }
     board = Dut(dut, iterations) if dut is not None else None
-    value = record(
-        path,
-        instrument,
-        provenance=provenance,
-        iterations=iterations,
-        wanted=windows,
-        trigger=board.run if board else None,
-        progress=progress(),
-    )
+    try:
+        value = record(
+            path,
+            instrument,
+            provenance=provenance,
+            iterations=iterations,
+            wanted=windows,
+            trigger=board.run if board else None,
+            progress=progress(),
+        )
+    finally:
+        if board is not None:
+            board.close()
     joules = value["joules_per_inference"]
     valid = [w for w in value["windows"] if not w["fault"]]
     watts = [w["joules"] / w["seconds"] for w in valid]

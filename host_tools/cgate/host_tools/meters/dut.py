@@ -54,14 +54,26 @@ class Dut:
     def _ask(self, command: str) -> str:
         self._link.reset_input_buffer()
         self._link.write(command.encode() + b"%")
-        data, deadline = b"", time.monotonic() + self.timeout_s
+        return self.wait(self.timeout_s)
+
+    def wait(self, timeout_s: float) -> str:
+        """The board's answer up to "m-ready".
+
+        Raises:
+            CgateError: it does not end in time (exit code 4).
+        """
+        data, deadline = b"", time.monotonic() + timeout_s
         while b"m-ready" not in data:
             if time.monotonic() > deadline:
                 raise CgateError(
-                    f"the board does not answer {command[:20]!r}",
+                    f"the board does not answer within {timeout_s:g} s",
                     "flash the program: cgate flash BUNDLE --board NAME --app mlperf-energy",
                     EXIT_TARGET_FAILED,
                 )
             data += self._link.read(1 << 12)
             time.sleep(0.005)
         return data.decode("ascii", "replace")
+
+    def close(self) -> None:
+        """Give the port back."""
+        self._link.close()

@@ -175,7 +175,7 @@ def record(
         raise CgateError(
             f"the data ends after {file.valid} valid windows of {wanted}"
             + (f"; the last that was not valid: {reasons[-1]}" if reasons else ""),
-            f"with --windows {file.valid} that would do" if file.valid else "record longer",
+            f"--windows {file.valid} would do" if file.valid else "record longer",
             EXIT_CHECK_FAILED,
         )
     return file.value

@@ -112,10 +112,10 @@ def test_no_choice_of_kernels_is_better(checkpoint: Checkpoint, tmp_path: Path) 
             return sum(chooser.steps[key].rate * each.cost.value for key, each in picks.items())
 
         assert expected(chosen) // 1_000_000 == choice.expected
+        assert chooser.flash_of(chosen.values()) == choice.flash
         for picks in itertools.product(*(step.candidates for step in list(wide.values())[:5])):
             other = {**chosen, **dict(zip(wide, picks, strict=False))}
-            code = choice.flash - sum(each.flash for each in chosen.values())
-            flash = code + sum(each.flash for each in other.values())
+            flash = chooser.flash_of(other.values())
             ram = choice.ram - arena + max(each.peak for each in other.values())
             possible = not any(each.refused for each in picks)
             if possible and flash <= limits.flash and ram <= limits.ram:

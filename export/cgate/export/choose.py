@@ -7,10 +7,11 @@ within the limit or does not. Flash does: that is a knapsack (knapsack.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cgate.core.code import code_table
 from cgate.core.costs import Cost, CostTable, Shape, cost_table
 from cgate.core.errors import EXIT_CHECK_FAILED, CgateError
 from cgate.core.plan import (
@@ -27,9 +28,10 @@ from cgate.core.plan import (
     Weights,
 )
 from cgate.core.targets import Target, all_targets, size_text
+from cgate.export.footprint import program_flash, program_ram
 from cgate.export.kernels import CONV_KERNELS, DSP_KERNELS, conv_layer, reference
 from cgate.export.knapsack import Option, smallest, solve
-from cgate.export.memory import CODE_ALLOWANCE, STACK_ALLOWANCE, Layout
+from cgate.export.memory import Layout
 
 CHOICES = ("auto", "dsp", "ref")
 """What `cgate export --kernels` takes; `dsp` is `auto` that insists on a core with DSP."""
@@ -166,6 +168,13 @@ class Chooser:
         self.target, self.kernels, self.layout = target, kernels, layout
         self.rates, self.owned = tuple(rates), owned
         self.table: CostTable = cost_table(target)
+        self.code = code_table(target.core)
+        # By name and size: functions of two files may have the same name.
+        self.parts = {
+            f"{name}:{size}": -(-size // 4) * 4
+            for symbols in self.code.values()
+            for name, size in symbols.items()
+        }
         self.steps: dict[tuple[int, int], _Step] = {}
         number = 0
         for unit, rate in zip(units, rates, strict=True):
@@ -184,11 +193,12 @@ class Chooser:
         def add(kernel: str, why: str, flash: int = 0, scratch: int | None = None) -> None:
             cost = self.table.cost(kernel, shape)
             # There must be one kernel for every op, measured or not.
-            refused = cost is None and kernel != plain
+            known = cost is not None and kernel in self.code
+            refused = not known and kernel != plain
             end = self.layout.size
             if scratch is not None:
                 end = max(end, self.layout.free(step, scratch) + scratch)
-            why = "its cost was never measured" if refused else why
+            why = "it was never measured on this core" if refused else why
             found.append(Candidate(kernel, why, refused, cost or UNKNOWN, flash, scratch, end))
 
         dsp = self.kernels != "ref" and self.target.has_dsp
@@ -213,9 +223,22 @@ class Chooser:
 
     def _groups(self, steps: Sequence[_Step], arena: int) -> list[list[Option]]:
         return [
-            [Option(step.rate * each.cost.value, each.flash) for each in step.allowed(arena)]
+            [
+                Option(step.rate * each.cost.value, each.flash, self._code_of(each.kernel))
+                for each in step.allowed(arena)
+            ]
             for step in steps
         ]
+
+    def _code_of(self, kernel: str) -> frozenset[str]:
+        """The parts of the program that it needs."""
+        return frozenset(f"{name}:{size}" for name, size in self.code.get(kernel, {}).items())
+
+    def flash_of(self, chosen: Collection[Candidate]) -> int:
+        """Bytes of the program with these kernels, at most."""
+        used = frozenset[str]().union(*(self._code_of(each.kernel) for each in chosen))
+        constants = sum(each.flash for each in chosen)
+        return self._flash_besides + constants + sum(self.parts[name] for name in used)
 
     @property
     def least_ram(self) -> int:
@@ -226,11 +249,17 @@ class Chooser:
     def least_flash(self, ram: int) -> int:
         """Bytes of flash below which no choice fits that fits this RAM."""
         steps = list(self.steps.values())
-        return CODE_ALLOWANCE + smallest(self._groups(steps, ram - self._ram_besides), {})
+        return self._flash_besides + smallest(
+            self._groups(steps, ram - self._ram_besides), self.parts
+        )
+
+    @property
+    def _flash_besides(self) -> int:
+        return program_flash(self.units)
 
     @property
     def _ram_besides(self) -> int:
-        return self.owned + STACK_ALLOWANCE
+        return program_ram(self.units, self.owned)
 
     def choose(self, limits: Limits) -> tuple[list[Unit], Choice, int]:
         """The units with their kernels and scratch memory, what that costs, and the arena's size.
@@ -243,7 +272,7 @@ class Chooser:
         arena = limits.ram - self._ram_besides
         steps = list(self.steps.values())
         groups = self._groups(steps, arena)
-        picks = solve(groups, {}, limits.flash - CODE_ALLOWANCE)
+        picks = solve(groups, self.parts, limits.flash - self._flash_besides)
         assert picks is not None  # the smallest fits
         chosen = {
             key: step.allowed(arena)[pick]
@@ -268,7 +297,7 @@ class Chooser:
             unit=self.table.unit,
             flash_limit=limits.flash,
             ram_limit=limits.ram,
-            flash=CODE_ALLOWANCE + sum(each.flash for each in chosen.values()),
+            flash=self.flash_of(chosen.values()),
             ram=peak + self._ram_besides,
             expected=sum(rate * cost.value for rate, cost in costs) // MILLION,
             worst=sum(cost.value for _, cost in costs),

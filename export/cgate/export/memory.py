@@ -5,12 +5,6 @@ from dataclasses import dataclass
 
 ALIGNMENT = 16
 
-# What an image needs besides weights and arena, from builds of the stream application: code and
-# small tables in flash; stack, input, output and wire buffers in RAM. The linker has the last
-# word (`cgate build`); an estimate with these answers before anything is compiled.
-CODE_ALLOWANCE = 28 * 1024
-STACK_ALLOWANCE = 4 * 1024 + 256
-
 
 @dataclass(frozen=True)
 class Buffer:

@@ -45,12 +45,13 @@ _ARM_PACKAGES = "gcc-arm-none-eabi libnewlib-arm-none-eabi"
 # -fcallgraph-info, which bounds the stack, came with GCC 10.
 ARM_GCC = Tool("arm-none-eabi-gcc", _ARM_PACKAGES, "compile for Cortex-M", "10")
 ARM_SIZE = Tool("arm-none-eabi-size", _ARM_PACKAGES, "measure the program")
+ARM_NM = Tool("arm-none-eabi-nm", _ARM_PACKAGES, "list the functions of a program")
 ARM_ADDR2LINE = Tool("arm-none-eabi-addr2line", _ARM_PACKAGES, "name where a fault happened")
 # mps3-an547 came with 6.0; plugins for interface version 1, such as cgate's, ended with 8.2.
 QEMU = Tool("qemu-system-arm", "qemu-system-arm", "run Cortex-M programs", "6.0", "9")
 HOST_CC = Tool("cc", "gcc libc6-dev", "compile for this computer")
 TOOLS = (ARM_GCC, QEMU, HOST_CC)
-"""What `cgate doctor` lists; the other two come with ARM_GCC."""
+"""What `cgate doctor` lists; the others come with ARM_GCC."""
 
 
 def find(tool: Tool) -> Path:

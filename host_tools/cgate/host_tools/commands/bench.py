@@ -91,3 +91,16 @@ def kernels_command(
         name: [bench.cost_value(cost) for cost in of_target] for name, of_target in measured.items()
     }
     return Outcome({"kernels": value}, lines)
+
+
+@command.command("code", epilog=examples("cgate bench code", "cgate bench code --target cortex-m7"))
+@targets_option
+def code_command(targets: list[Target]) -> Outcome:
+    """Measure how much code each kernel takes, and write the table that export estimates by.
+
+    Needs the ARM compiler only. Run it when a kernel has changed.
+    """
+    from cgate.host_tools.code_sizes import write_kernel_code
+
+    paths = [write_kernel_code(core) for core in dict.fromkeys(each.core for each in targets)]
+    return Outcome({"written": [str(path) for path in paths]}, [f"wrote {path}" for path in paths])

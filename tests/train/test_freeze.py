@@ -14,7 +14,7 @@ import torch
 from cgate.core.checkpoint import load_checkpoint
 from cgate.core.errors import CgateError
 from cgate.core.gates import Gate
-from cgate.core.network import Block, Conv, Exit, Network, network_macs
+from cgate.core.network import Block, Conv, Exit, Network, Pool, network_macs
 from cgate.train.freeze import freeze
 from cgate.train.frozen import frozen_network, frozen_weights
 from cgate.train.gates import fixed
@@ -78,3 +78,24 @@ def test_freezing_onto_itself_is_refused(trained: Path) -> None:
     with pytest.raises(CgateError, match="another"):
         freeze(trained, trained)
     assert load_checkpoint(trained).network.gated
+
+
+def test_a_shut_block_that_still_does_something_stays() -> None:
+    identity = (Conv(4, 4), Conv(4, 4, relu=False))
+    blocks = (
+        Block("a", identity, "identity", GATE, relu=False),
+        Block("b", identity, "identity", GATE),
+        Block("c", identity, "identity", GATE, pool=Pool("max", 2, 2)),
+        Block("d", identity, "identity", GATE),
+    )
+    mixed = Network("mixed", (8, 8, 3), 128, 64, 5, Conv(3, 4), blocks)
+    for opened in ("a", ""):
+        decisions = {block: block in opened for block in "abcd"}
+        frozen = frozen_network(mixed, decisions)
+        assert [block.name for block in frozen.blocks] == ["a", "b", "c"]
+        gated, static = GatedResNet(mixed).eval(), GatedResNet(frozen).eval()
+        static.load_state_dict(frozen_weights(mixed, frozen, gated.state_dict()))
+        pixels = torch.randint(0, 256, (4, 8, 8, 3), dtype=torch.uint8)
+        with torch.inference_mode():
+            wanted, got = gated(pixels, fixed(decisions)), static(pixels)
+        assert torch.equal(wanted.logits, got.logits)

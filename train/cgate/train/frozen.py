@@ -21,11 +21,15 @@ def majority(validation: Evaluation) -> dict[str, bool]:
     return {block: rate > 0.5 for block, rate in validation.open_rates.items()}
 
 
-def _frozen(block: Block, opened: bool) -> Block | None:
-    """The block without its decision; None where nothing of it is left."""
+def _frozen(block: Block, opened: bool, positive: bool) -> Block | None:
+    """The block without its decision; None where nothing of it is left.
+
+    Args:
+        positive: whether its input is never negative.
+    """
     if opened:
         return replace(block, gate=None)
-    if block.shortcut == "identity" and block.relu and block.pool is None:
+    if block.shortcut == "identity" and block.relu and positive and block.pool is None:
         return None
     # What is left changes the shape or has no ReLU: a body that a static gate holds shut.
     return replace(block, gate=Gate("static"))
@@ -34,7 +38,7 @@ def _frozen(block: Block, opened: bool) -> Block | None:
 def frozen_network(network: Network, decisions: Mapping[str, bool]) -> Network:
     """`network` without gates.
 
-    A block whose gate is shut disappears if its shortcut is the identity: its input is never
+    A block whose gate is shut disappears if its shortcut is the identity and its input is never
     negative, so that the ReLU behind it does nothing either. Other shut blocks keep a static gate,
     which costs nothing. An exit behind a block that disappears moves to the block before.
 
@@ -48,8 +52,11 @@ def frozen_network(network: Network, decisions: Mapping[str, bool]) -> Network:
     blocks: list[Block] = []
     exits: list[Exit] = []
     leaving = {each.block: each for each in network.exits}
+    positive = True  # the stem ends in a ReLU
     for block in network.blocks:
-        kept = block if block.gate is None else _frozen(block, decisions[block.name])
+        gated = block.gate is not None
+        kept = _frozen(block, decisions[block.name], positive) if gated else block
+        positive = block.relu
         if kept is not None:
             blocks.append(kept)
         if block.name in leaving:

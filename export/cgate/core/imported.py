@@ -33,6 +33,11 @@ class ImportedNetwork:
         """None: what may be skipped is a matter of training."""
         return ()
 
+    @property
+    def gated(self) -> tuple[()]:
+        """None, likewise."""
+        return ()
+
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values; `imported_from_json` reads them back."""
         value: dict[str, Any] = asdict(self)

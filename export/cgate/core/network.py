@@ -21,6 +21,7 @@ THRESHOLD = 0.45
 
 MAX_BLOCKS = 100
 MAX_CHANNELS = 4096
+MAX_MARGIN = 1e30  # of an exit; above is no float, or infinite
 SHORTCUTS = ("identity", "pad", "projection", "none")
 POOLS = ("max", "average")
 
@@ -383,7 +384,7 @@ def _exit(value: Any, where: str) -> Exit:
     margin = _get(value, "margin", object, where)
     if margin is None:
         return Exit(block)
-    if type(margin) not in (int, float) or not 0 <= margin < math.inf:
+    if type(margin) not in (int, float) or not 0 <= margin <= MAX_MARGIN:
         raise CgateError(f"{where}: 'margin' is {margin!r}, allowed are null and 0 or more")
     return Exit(block, float(margin))
 

@@ -22,9 +22,11 @@ from cgate.core.errors import CgateError
 from cgate.core.files import json_text, read_json, sha256
 from cgate.core.imported import ImportedNetwork, imported_from_json, is_imported
 from cgate.core.network import Network, network_from_json
+from cgate.core.npz import read_npz
 
 SCHEMA = 1
 ROUNDING = "tflite-double"
+MAX_NUMBER = 1e300
 PLAN = "plan.json"
 WEIGHTS = "weights.npz"
 
@@ -451,7 +453,10 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
         )
     if is_dataclass(kind):
         return _record(value, typing.cast(type, kind), where)
-    if kind is float and type(value) is int:
+    if kind is float and type(value) in (int, float):
+        # Beyond is no float, or infinite; NaN compares as false.
+        if not -MAX_NUMBER <= value <= MAX_NUMBER:
+            raise CgateError(f"{where} is no finite number")
         return float(value)
     if type(value) is not kind:
         raise CgateError(f"{where} should be {kind.__name__}, is {type(value).__name__}")
@@ -591,13 +596,10 @@ def load_bundle(folder: Path) -> Bundle:
     path = folder / PLAN
     plan = plan_from_json(read_json(path, "the bundle's plan"), str(path))
     archive = folder / WEIGHTS
-    weights: dict[str, NDArray[Any]] = {}
     try:
-        with np.load(archive, allow_pickle=False) as members:
-            for name in members.files:
-                weights[name] = members[name]
         files = {PLAN: path.read_bytes(), WEIGHTS: archive.read_bytes()}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as e:
+        weights = read_npz(files[WEIGHTS])
+    except (OSError, ValueError) as e:
         raise CgateError(
             f"the bundle's weights cannot be read: {archive}: {e}", "export the checkpoint again"
         ) from e

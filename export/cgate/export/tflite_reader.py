@@ -253,6 +253,6 @@ def read_tflite(content: bytes, where: str) -> FileGraph:
         raise CgateError(f"{where}: {error.message}", error.hint) from error
     except (
         *(struct.error, ValueError, IndexError, KeyError, TypeError, AttributeError),
-        *(OverflowError, UnicodeError, MemoryError),
+        OverflowError,
     ) as error:
         raise _damaged(where, str(error) or type(error).__name__) from error

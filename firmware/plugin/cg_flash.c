@@ -33,6 +33,22 @@ int cg_flash_open(const cg_flash *flash) {
            open_cache(&constants, memory.data_lines);
 }
 
+static void empty(cache *c) {
+    for (uint32_t slot = 1; slot <= c->used; slot++) {
+        c->slot_of[c->slots[slot].line] = NONE;
+    }
+    c->used = 0;
+    c->slots[0].older = 0;
+    c->slots[0].newer = 0;
+}
+
+void cg_flash_forget(void) {
+    empty(&instructions);
+    empty(&constants);
+    current = 0;
+    elapsed = 0;
+}
+
 int cg_flash_has(uint32_t address) {
     return address - memory.origin < memory.size;
 }

@@ -21,6 +21,9 @@ typedef struct {
 /* Whether `flash` makes sense and there is memory for its tables; call once, before the others. */
 int cg_flash_open(const cg_flash *flash);
 
+/* Empties the caches, so that what an inference takes depends on nothing before it. */
+void cg_flash_forget(void);
+
 /* Whether `address` is in the flash. */
 int cg_flash_has(uint32_t address);
 

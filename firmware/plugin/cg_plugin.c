@@ -131,6 +131,9 @@ static void begin(unsigned id, const counts *now) {
     /* A region that was left by an early return ends without a record, with all inside it. A new
      * inference leaves everything. */
     open_count = id == INFERENCE ? 0 : find(id);
+    if (id == INFERENCE) {
+        cg_flash_forget();
+    }
     open_regions[open_count].id = id;
     open_regions[open_count].start = *now;
     open_count++;

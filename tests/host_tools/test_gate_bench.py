@@ -14,6 +14,7 @@ from cgate.core.errors import CgateError
 from cgate.core.plan import Bundle, Unit, load_bundle
 from cgate.core.progress import Silent
 from cgate.export import reference
+from cgate.host_tools.cli import main
 from cgate.host_tools.gate_bench import SHUFFLE_SEED, bench_checkpoint, bench_gates, to_csv
 
 IMAGES = 40
@@ -77,3 +78,14 @@ def test_a_folder_of_checkpoints_gives_a_table(digits_checkpoint: Path, tmp_path
 def test_a_folder_without_checkpoints_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CgateError, match="holds no finished checkpoint"):
         bench_gates(tmp_path, None, None, Silent())
+
+
+def test_the_command_writes_the_table(
+    digits_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "gates.csv"
+    arguments = ["bench", "gates", "--from", str(digits_checkpoint), "--limit", "10"]
+    assert main([*arguments, "--out", str(out)]) == 0
+    assert digits_checkpoint.name in capsys.readouterr().out
+    (line,) = csv.DictReader(io.StringIO(out.read_text()))
+    assert line["n_images"] == "10"

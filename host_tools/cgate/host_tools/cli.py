@@ -48,7 +48,7 @@ COMMANDS = {
     "report": "Write a self-contained HTML report of a bundle's runs.",
     "demo": "Do all of it: train, export, build, run, verify, report.",
     "targets": "List the boards and emulated machines.",
-    "bench": "Measure kernels: instructions and modelled cycles.",
+    "bench": "Measure kernels and networks, and what gates are worth.",
     "doctor": "Check the tools and packages that cgate needs.",
 }
 
@@ -204,7 +204,7 @@ def _command_name(arguments: Sequence[str]) -> str | None:
     words = [word for word in arguments if not word.startswith("-")]
     if not words or words[0] not in COMMANDS:
         return None
-    return " ".join(words[:2]) if words[0] == "data" else words[0]
+    return " ".join(words[:2]) if words[0] in ("bench", "data") else words[0]
 
 
 def _as_user_error(error: BaseException) -> CgateError:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from cgate.core.costs import FOLDER as COSTS
+from cgate.core.files import write_text
 from cgate.core.targets import Target, find_target
 from cgate.core.version import commit
 from cgate.host_tools import bench
 from cgate.host_tools.cli import Group, Outcome, examples, progress
 from cgate.host_tools.cmsis_nn import optional_cmsis_nn
-from cgate.host_tools.commands.options import FOLDER
+from cgate.host_tools.commands.options import FOLDER, data_dir_option, limit_option
+from cgate.host_tools.console import table
 
 
 def _targets(
@@ -44,7 +47,7 @@ cmsis_nn_option = click.option(
     epilog=examples("cgate bench kernels", "cgate bench kernels --target netduinoplus2"),
 )
 def command() -> None:
-    """Measure kernels under QEMU: instructions, and modelled cycles on a Cortex-M4."""
+    """Measure kernels and networks under QEMU, and what the gates of checkpoints are worth."""
 
 
 @command.command(
@@ -104,3 +107,49 @@ def code_command(targets: list[Target]) -> Outcome:
 
     paths = [write_kernel_code(core) for core in dict.fromkeys(each.core for each in targets)]
     return Outcome({"written": [str(path) for path in paths]}, [f"wrote {path}" for path in paths])
+
+
+@command.command(
+    "gates",
+    epilog=examples(
+        "cgate bench gates --from models --out results/gates.csv",
+        "cgate bench gates --from runs/balanced --limit 1000",
+    ),
+)
+@click.option(
+    "--from", "folder", type=FOLDER, required=True, metavar="FOLDER",
+    help="A checkpoint, or a folder of checkpoints.",
+)  # fmt: skip
+@out_option
+@limit_option
+@data_dir_option
+def gates_command(
+    folder: Path, out: Path | None, limit: int | None, data_dir: Path | None
+) -> Outcome:
+    """Show what gates are worth: with them, without them, and with their decisions shuffled.
+
+    Every test image goes through each checkpoint's int8 plan, in C on this machine: the same
+    figures everywhere.
+    """
+    from cgate.host_tools.gate_bench import bench_gates, to_csv
+
+    rows = bench_gates(folder, data_dir, limit, progress())
+    head = ["checkpoint", "gates", "accuracy", "MACs", "majority", "MACs", "shuffled", "float"]
+    cells = [
+        [
+            row.checkpoint,
+            row.kind,
+            f"{row.top1:.2%}",
+            f"{row.executed_macs:,.0f}",
+            f"{row.top1_majority:.2%}",
+            f"{row.majority_macs:,.0f}",
+            f"{row.top1_shuffled:.2%}",
+            f"{row.top1_float:.2%}",
+        ]
+        for row in rows
+    ]
+    lines = table(head, cells, "  rrrrrr")
+    if out is not None:
+        write_text(out, to_csv(rows))
+        lines += ["", f"wrote {out}"]
+    return Outcome({"checkpoints": [asdict(row) for row in rows]}, lines)

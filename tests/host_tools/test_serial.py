@@ -13,14 +13,20 @@ from serial.tools import list_ports
 from serial.tools.list_ports_common import ListPortInfo
 
 from cgate.core.errors import EXIT_TARGET_FAILED, EXIT_TOOL_MISSING, CgateError
+from cgate.core.progress import Silent
 from cgate.core.targets import find_target
+from cgate.export.bundle import export_checkpoint
 from cgate.host_tools.build import Build, build
 from cgate.host_tools.cli import main
+from cgate.host_tools.evaluate import evaluate
 from cgate.host_tools.flash import TOOLS, flash_command, run_flash
+from cgate.host_tools.inputs import Inputs
 from cgate.host_tools.runner import Session, run
 from cgate.host_tools.serial_link import SerialSession, choose_port, renode_script, session_on
+from cgate.host_tools.trace import read_trace
 from cgate.host_tools.wire import Frame, encode
 from pty_qemu import qemu_on_pty
+from synthetic import random_images, small_network, write_checkpoint
 from tiny import images, needs_host, needs_qemu, write_bundle
 
 STM32 = find_target("netduinoplus2")
@@ -202,3 +208,24 @@ def test_flash_without_a_tool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 def test_flash_help_names_the_apps(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["flash", "--help"]) == 0
     assert "mlperf-energy" in capsys.readouterr().out
+
+
+@pytest.mark.qemu
+def test_a_trace_of_a_board(tmp_path: Path) -> None:
+    """`cgate run --on serial`: the same trace as the host's, but for where it came from."""
+    needs_qemu()
+    network = small_network()
+    write_checkpoint(tmp_path / "checkpoint", network)
+    folder = tmp_path / "bundle"
+    export_checkpoint(tmp_path / "checkpoint", folder, STM32)
+    labels = np.zeros(6, np.int64)
+    inputs = Inputs("synthetic", "test", np.arange(6), random_images(network, 6, 3), labels, 6)
+    built = build(folder, STM32, io="uart")
+    with qemu_on_pty(STM32, built.program, tmp_path) as (port, _):
+        trace, path = evaluate(
+            folder, inputs, target=STM32, on="serial", port=port, progress=Silent()
+        )
+    assert read_trace(path) == trace and trace.runner == "serial"
+    assert trace.instructions is None and trace.board_cycles is None
+    on_host, _ = evaluate(folder, inputs, target=STM32, on="host", progress=Silent())
+    assert replace(trace, runner="host", binary=None) == on_host

@@ -37,8 +37,8 @@ def kernel_code(core: str) -> Mapping[str, Mapping[str, int]]:
     firmware = firmware_folder()
     table = (firmware / "include" / "cg_kernels.inc").read_text(encoding="utf-8")
     flags = ("-mthumb", *CORE_FLAGS[core])
-    # What a target without an extension does not have, its compiler leaves out of the header.
-    needs = {"any": True, "dsp": core in DSP_CORES, "mve": core == "cortex-m55"}
+    # Adapters to other libraries are not among them: export does not choose those by itself.
+    able = ("any", "dsp") if core in DSP_CORES else ("any",)
     found: dict[str, Mapping[str, int]] = {}
     with tempfile.TemporaryDirectory(prefix="cgate-") as temporary:
         folder = Path(temporary)
@@ -50,7 +50,7 @@ def kernel_code(core: str) -> Mapping[str, Mapping[str, int]]:
         )
         objects = sorted(folder.glob("*.o"))
         for op, variant, need in _ROW.findall(table):
-            if not needs[need]:
+            if need not in able:
                 continue
             entry = f"-Wl,-e,cg_{op}__{variant}"
             _run(

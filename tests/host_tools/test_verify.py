@@ -152,3 +152,9 @@ def test_a_file_of_another_unit_is_named(bundle: Path, images: NDArray[np.uint8]
     shutil.copy(bundle / "units/00_stem.tflite", bundle / "units/01_s1b0.gate.tflite")
     with pytest.raises(CgateError, match=r"01_s1b0\.gate\.tflite does not hold"):
         verify(bundle, images, data="random", on=("tflite",))
+
+
+def test_another_tflite_package_can_be_asked_for(bundle: Path, images: NDArray[np.uint8]) -> None:
+    found = verify(bundle, images, data="digits", on=("litert",), patterns=("learned",))
+    assert found.equal and found.comparisons[0].tool.startswith("ai-edge-litert")
+    assert found.comparisons[0].values > 0

@@ -33,6 +33,7 @@ SCHEMA = 1
 VERIFICATION = "verify.json"
 FIDELITY = "fidelity.json"  # what `cgate fidelity` writes
 ROUTES = ("tflite", "network", "host", "qemu")
+EXTRA_ROUTES = ("litert",)  # only when asked for: a second opinion on what "tflite" says
 PATTERNS = ("learned", "open")  # "open" runs every unit on every image
 CHUNK = 100  # images at a time: bounds the memory for all intermediate results
 SHOWN = 5  # differing values that a report shows
@@ -161,7 +162,7 @@ class Verification:
         return [*lines, "EQUAL" if self.equal else "DIFFERENT"]
 
 
-def _golden(path: Path) -> GoldenUnit:
+def _golden(path: Path, package: str = "tflite-runtime") -> GoldenUnit:
     """The interpreter of a bundle's .tflite file; CgateError if it is missing or damaged."""
     try:
         content = path.read_bytes()
@@ -171,7 +172,7 @@ def _golden(path: Path) -> GoldenUnit:
             "export the checkpoint again",
         ) from error
     try:
-        return GoldenUnit(content)
+        return GoldenUnit(content, package)
     except (ValueError, RuntimeError) as error:
         raise CgateError(
             f"{path} is no TFLite file that the interpreter accepts: {error}",
@@ -179,21 +180,22 @@ def _golden(path: Path) -> GoldenUnit:
         ) from error
 
 
-def _golden_tool() -> str:
-    return f"tflite-runtime {version('tflite-runtime')} BUILTIN_REF"
+def _golden_tool(package: str = "tflite-runtime") -> str:
+    return f"{package} {version(package)} BUILTIN_REF"
 
 
 class TfliteRoute:
-    """The unit files of a bundle, chained, under BUILTIN_REF of tflite-runtime."""
+    """The unit files of a bundle, chained, under BUILTIN_REF of a package of `golden`."""
 
     forces = True
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, package: str = "tflite-runtime") -> None:
         self._plan = bundle.plan
         self._units = {
-            unit.index: _golden(bundle.folder / unit_file(unit)) for unit in bundle.plan.units
+            unit.index: _golden(bundle.folder / unit_file(unit), package)
+            for unit in bundle.plan.units
         }
-        self.tool = _golden_tool()
+        self.tool = _golden_tool(package)
 
     def seen(self, outputs: Outputs) -> Outputs:
         """See Route."""
@@ -418,7 +420,7 @@ def verify(
         images: uint8 (n, H, W, C) of the network's shape.
         data: name of the data set, for the report.
         target: None takes the bundle's.
-        on: some of ROUTES.
+        on: some of ROUTES and EXTRA_ROUTES.
         patterns: gate patterns, keys of reference.FORCE.
 
     Raises:
@@ -434,6 +436,8 @@ def verify(
     for name in on:
         if name == "tflite":
             routes[name] = TfliteRoute(bundle)
+        elif name == "litert":
+            routes[name] = TfliteRoute(bundle, "ai-edge-litert")
         elif name == "network":
             routes[name] = NetworkRoute(bundle)
         else:

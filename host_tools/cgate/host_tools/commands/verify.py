@@ -27,8 +27,16 @@ from cgate.host_tools.commands.options import FOLDER, data_options, limit_option
 @click.option(
     "--on",
     multiple=True,
-    type=click.Choice(["tflite", "network", "host", "qemu"]),
-    help="Compare this route only; may be repeated. Default: all.",
+    type=click.Choice(["tflite", "network", "host", "qemu", "litert"]),
+    help="Compare this route only; may be repeated. Default: all but litert, which is the units "
+    "under another TFLite package.",
+)
+@click.option(
+    "--gates",
+    type=click.Choice(["both", "learned", "open"]),
+    default="both",
+    show_default=True,
+    help="With gates as learned, with all of them open, or both in turn.",
 )
 @data_options
 def command(
@@ -36,6 +44,7 @@ def command(
     target: Target | None,
     limit: int | None,
     on: tuple[str, ...],
+    gates: str,
     data: str | None,
     data_dir: Path | None,
     split: str,
@@ -48,7 +57,7 @@ def command(
     Writes verify.json; the exit code is 1 if one value differs.
     """
     from cgate.host_tools.inputs import load_inputs
-    from cgate.host_tools.verify import ROUTES, VERIFICATION, verify
+    from cgate.host_tools.verify import PATTERNS, ROUTES, VERIFICATION, verify
 
     inputs = load_inputs(
         load_bundle(bundle).plan, data, data_dir=data_dir, split=split, limit=limit, chosen=chosen
@@ -59,6 +68,7 @@ def command(
         data=inputs.data,
         target=target,
         on=on or ROUTES,
+        patterns=PATTERNS if gates == "both" else (gates,),
         progress=progress(),
     )
     write_json(bundle / VERIFICATION, found.to_json())

@@ -61,7 +61,7 @@ typedef struct {
     cg_status (*run)(const int8_t *input, int8_t *output, void *arena, const cg_hooks *hooks);
 } cg_model;
 
-/* Convolution with a square or rectangular kernel (SPEC.md 5.2). */
+/* Convolution with a square or rectangular kernel (SPEC.md 5.2). All sizes are at least 1. */
 typedef struct {
     uint16_t in_height, in_width, in_channels;
     uint16_t out_height, out_width, out_channels;

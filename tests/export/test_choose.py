@@ -183,7 +183,7 @@ def test_rates_come_from_the_card(tmp_path: Path) -> None:
     assert rates["stem"] == rates["s2b0.exit"] == 1_000_000
     assert rates["s1b0.body"] == 250_000
     assert rates["s2b1.gate"] == rates["head"] == 600_000
-    assert rates["s2b1.body"] == 1
+    assert rates["s2b1.body"] == 10_000  # never seen open, but it may be
 
 
 def test_the_choice_survives_the_plan(checkpoint: Checkpoint, tmp_path: Path) -> None:

@@ -330,13 +330,14 @@ def _read(name: str) -> CostTable:
 
 
 def cost_table(target: Target) -> CostTable:
-    """The table of a target, or else of the first other one with the same core.
+    """The table of a target, or else of another one with the same core, best with as slow a flash.
 
     Raises:
         CgateError: there is none, or it is broken.
     """
-    same = [other.name for other in all_targets() if other.core == target.core]
-    for name in (target.name, *same):
+    same = [other for other in all_targets() if other.core == target.core]
+    same.sort(key=lambda other: other.flash_access != target.flash_access)
+    for name in (target.name, *(other.name for other in same)):
         if (FOLDER / f"{name}.csv").is_file():
             return _read(name)
     raise CgateError(

@@ -37,6 +37,8 @@ CHOICES = ("auto", "dsp", "ref")
 """What `cgate export --kernels` takes; `dsp` is `auto` that insists on a core with DSP."""
 
 MILLION = 1_000_000
+RAREST = 10_000
+"""The least that a unit is taken to run, per million images."""
 UNKNOWN = Cost(0, "unknown")
 
 
@@ -85,11 +87,12 @@ def shape_of(op: KernelOp, tensors: Mapping[str, Tensor], weights: Weights) -> S
 
 
 def run_rates(card: Mapping[str, Any], units: Sequence[Unit]) -> list[int]:
-    """How often each unit runs, per million images; at least 1, at most a million.
+    """How often each unit runs, per million images; at least RAREST, at most a million.
 
     From the card's `open_rates`, of the images that reach a gate, and `exits`, shares of all
-    images. What a card does not say is taken to run always. 1 and not 0, so that of two kernels in
-    a block that was never seen open the faster one still wins where it costs nothing.
+    images. What a card does not say is taken to run always. What was never seen to run may run on
+    other images: weighed by 0, it would get a kernel ten times as slow to save a few hundred bytes,
+    and the image that does run it would wait for that.
     """
 
     def share(value: object) -> float | None:
@@ -114,7 +117,7 @@ def run_rates(card: Mapping[str, Any], units: Sequence[Unit]) -> list[int]:
         if unit.condition is not None and unit.block is not None:
             known = open_rates.get(unit.block)
             rate *= 1.0 if known is None else known
-        found.append(min(MILLION, max(1, round(rate * MILLION))))
+        found.append(min(MILLION, max(RAREST, round(rate * MILLION))))
         if unit.role == "exit":
             going -= left.get(unit.block) or 0.0
     return found

@@ -114,7 +114,8 @@ static void pad_columns(const cg_conv2d_s8 *p, size_t columns, uint32_t *strip) 
 static void transform_strip(const cg_conv2d_s8 *p, const int8_t *input, int y, uint32_t *rows,
                             uint32_t *strip) {
     const size_t row = (size_t)p->in_width * p->in_channels;
-    const int8_t *from = input + (size_t)(y - 1) * row;
+    /* A number first: above the map there is nothing to point to. */
+    const int8_t *from = (const int8_t *)((uintptr_t)input + (size_t)(y - 1) * row);
     if (y == 0 || y + CG_TILE + 1 > p->in_height) {
         copy_rows(p, input, y - 1, rows);
         from = (const int8_t *)rows;

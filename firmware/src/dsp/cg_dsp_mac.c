@@ -114,8 +114,8 @@ void cg_dsp_mac_rewind(const uint32_t *a, const uint32_t *b, uint32_t pairs, uin
 /* `last` is how far one turn of `code` moves the sums. */
 #define STRAIGHT(code, last)                                                                       \
     const int32_t *const end = sums + (size_t)positions * 8;                                       \
-    register const uint32_t *next_a __asm("r0") = a - 1;                                           \
-    register const uint32_t *next_b __asm("r1") = b - 2;                                           \
+    register uintptr_t next_a __asm("r0") = (uintptr_t)a - 4;                                      \
+    register uintptr_t next_b __asm("r1") = (uintptr_t)b - 8;                                      \
     __asm volatile("1:\n\t"                                                                        \
                    code                                                                            \
                    "add r10, r10, #" #last "\n\t"                                                 \
@@ -137,11 +137,11 @@ void cg_dsp_mac_rewind(const uint32_t *a, const uint32_t *b, uint32_t pairs, uin
     const uint32_t rest = pairs / 2 - 1;                                                           \
     const uint32_t skip = (rest == 0 ? 8 : (0u - rest) % 8) * TWO_BYTES;                           \
     const uint32_t stride = pairs * 8;                                                             \
-    register const uint32_t *next_a __asm("r0") = a - 1;                                           \
-    register const uint32_t *next_b __asm("r1") = b - 2;                                           \
-    const uint32_t *row_end = next_a + pairs * 2;                                                  \
+    register uintptr_t next_a __asm("r0") = (uintptr_t)a - 4;                                      \
+    register uintptr_t next_b __asm("r1") = (uintptr_t)b - 8;                                      \
+    uintptr_t row_end = next_a + stride;                                                           \
     const int32_t *const end = sums + (size_t)positions * 8;                                       \
-    const uint32_t *const from = next_b;                                                           \
+    const uintptr_t from = next_b;                                                                 \
     uint32_t entry = 0;                                                                            \
     __asm volatile("adr.w r10, 2f\n\t"                                                             \
                    "ldr r11, %[skip]\n\t"                                                         \

@@ -20,6 +20,18 @@
 #define CG_DSP(with, without) without
 #endif
 
+/*
+ * A kernel of Arm's CMSIS-NN, or the reference kernel on the host, which the library is not
+ * compiled for. An Arm target does without it only by mistake.
+ */
+#if defined(CG_CMSIS_NN)
+#define CG_CMSIS_NN_ON_TARGET(with, without) with
+#elif defined(__arm__)
+#define CG_CMSIS_NN_ON_TARGET(with, without) cg_compile_with_CMSIS_NN_and_define_CG_CMSIS_NN
+#else
+#define CG_CMSIS_NN_ON_TARGET(with, without) without
+#endif
+
 /* Leaves the calling function with the status of `call` unless that is CG_OK. A marker region that
  * is then still open is closed by the next inference. */
 #define CG_TRY(call)                                                                               \

@@ -19,6 +19,7 @@ from cgate.core.plan import (
     Conv2d,
     Convolution,
     Decision,
+    DepthwiseConv2d,
     KernelOp,
     Op,
     Pool,
@@ -29,12 +30,27 @@ from cgate.core.plan import (
 )
 from cgate.core.targets import Target, all_targets, size_text
 from cgate.export.footprint import program_flash, program_ram
-from cgate.export.kernels import CONV_KERNELS, DSP_KERNELS, conv_layer, reference
+from cgate.export.kernels import (
+    CMSIS_NN,
+    CMSIS_NN_KERNELS,
+    CONV_KERNELS,
+    DSP_KERNELS,
+    NEEDS_CMSIS_NN,
+    cmsis_nn_scratch,
+    conv_layer,
+    reference,
+)
 from cgate.export.knapsack import Option, smallest, solve
 from cgate.export.memory import Layout
 
-CHOICES = ("auto", "dsp", "ref")
-"""What `cgate export --kernels` takes; `dsp` is `auto` that insists on a core with DSP."""
+CHOICES = ("auto", "dsp", "ref", CMSIS_NN)
+"""What `cgate export --kernels` takes; `dsp` is `auto` that insists on a core with DSP, `cmsis-nn`
+is `auto` where Arm's library has nothing."""
+
+CMSIS_NN_CODE: Mapping[str, Mapping[str, int]] = {
+    name: {name: 24 * 1024 if "conv" in name else 2048} for name in NEEDS_CMSIS_NN
+}
+"""Room for the library's code, which is no part of cgate: no function of it is known here."""
 
 MILLION = 1_000_000
 RAREST = 10_000
@@ -171,7 +187,7 @@ class Chooser:
         self.target, self.kernels, self.layout = target, kernels, layout
         self.rates, self.owned = tuple(rates), owned
         self.table: CostTable = cost_table(target)
-        self.code = code_table(target.core)
+        self.code = {**code_table(target.core), **CMSIS_NN_CODE}
         # By name and size: functions of two files may have the same name.
         self.parts = {
             f"{name}:{size}": -(-size // 4) * 4
@@ -188,7 +204,7 @@ class Chooser:
                 number += 1
 
     def _candidates(self, op: KernelOp, step: int) -> list[Candidate]:
-        """The reference kernel, then all others for this kind of op."""
+        """The reference kernel, then all others for this kind of op; or the library's alone."""
         shape = shape_of(op, self.tensors, self.weights)
         plain = reference(op.kernel)
         found = []
@@ -196,7 +212,7 @@ class Chooser:
         def add(kernel: str, why: str, flash: int = 0, scratch: int | None = None) -> None:
             cost = self.table.cost(kernel, shape)
             # There must be one kernel for every op, measured or not.
-            known = cost is not None and kernel in self.code
+            known = (cost is not None and kernel in self.code) or kernel in NEEDS_CMSIS_NN
             refused = not known and kernel != plain
             end = self.layout.size
             if scratch is not None:
@@ -205,6 +221,16 @@ class Chooser:
             found.append(Candidate(kernel, why, refused, cost or UNKNOWN, flash, scratch, end))
 
         dsp = self.kernels != "ref" and self.target.has_dsp
+        if self.kernels == CMSIS_NN and type(op) in CMSIS_NN_KERNELS:
+            theirs, size = CMSIS_NN_KERNELS[type(op)], 0
+            scratch: int | None = None
+            if isinstance(op, Convolution):
+                layer = conv_layer(op, self.tensors, self.weights)
+                size = layer.plain_size
+                depthwise = isinstance(op, DepthwiseConv2d)
+                scratch = cmsis_nn_scratch(shape.taps, shape.output[2], depthwise)
+            add(theirs, "Arm's library, as asked for", size, scratch)
+            return found
         if not isinstance(op, Convolution):
             table = self.weights[op.table].nbytes if isinstance(op, Softmax) else 0
             add(plain, "portable", table)

@@ -36,7 +36,13 @@ from cgate.core.plan import (
     Weights,
 )
 from cgate.core.version import __version__
-from cgate.export.kernels import CONV_KERNELS, NEEDS_DSP, conv_layer, reference
+from cgate.export.kernels import (
+    CONV_KERNELS,
+    NEEDS_CMSIS_NN,
+    NEEDS_DSP,
+    conv_layer,
+    reference,
+)
 
 ABI_VERSION = 1
 SEPARATE_WEIGHTS = 64 * 1024  # larger tables get a file of their own: the logic stays readable
@@ -350,6 +356,8 @@ class _Emitter:
         kernel, scratch = f"cg_{op.kernel}", "NULL"
         if op.kernel in NEEDS_DSP:
             kernel = f"CG_DSP({kernel}, cg_{reference(op.kernel)})"
+        if op.kernel in NEEDS_CMSIS_NN:
+            kernel = f"CG_CMSIS_NN_ON_TARGET({kernel}, cg_{reference(op.kernel)})"
         if isinstance(op, Convolution) and op.scratch is not None:
             scratch = f"a + {op.scratch[0]}"
         return [

@@ -8,6 +8,7 @@ gets is choose.py's business.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +18,10 @@ from numpy.typing import NDArray
 
 from cgate.core.plan import (
     Add,
+    Conv2d,
     Convolution,
     DepthwiseConv2d,
+    FullyConnected,
     Mean,
     MeanMax,
     Op,
@@ -259,6 +262,40 @@ DSP_KERNELS: Mapping[type[Op], tuple[str, str]] = {
     DepthwiseConv2d: ("depthwise_conv2d_s8__dsp", "four channels by SMLABB and SMLATT"),
 }
 """Kernels that need no packed weights: name and reason, by kind of op."""
+
+CMSIS_NN = "cmsis-nn"
+"""What `cgate export --kernels` calls Arm's library."""
+
+CMSIS_NN_KERNELS: Mapping[type[Op], str] = {
+    Conv2d: "conv2d_s8__cmsis_nn",
+    FullyConnected: "conv2d_s8__cmsis_nn",
+    DepthwiseConv2d: "depthwise_conv2d_s8__cmsis_nn",
+    ResidualAdd: "residual_add_s8__cmsis_nn",
+}
+"""Kernels of Arm's library, by kind of op. They read the plan's weights as they are."""
+
+NEEDS_CMSIS_NN = frozenset(CMSIS_NN_KERNELS.values())
+
+_HELIUM_CHANNELS = 124  # that the library's depthwise kernel takes at a time
+
+
+def cmsis_nn_scratch(taps: tuple[int, int, int], outputs: int, depthwise: bool) -> int:
+    """Bytes of scratch memory of the library's convolutions, on any core: an upper bound.
+
+    Shifts as int32, and what the functions *_get_buffer_size() of release 7.0.0 and of the
+    library's present state ask for.
+
+    Args:
+        taps: kernel rows, columns and input channels.
+    """
+    window = math.prod(taps[:2])
+    columns = 64 * -(-math.prod(taps) // 16)
+    if depthwise:
+        # With one input channel it is rewritten as a convolution, weights included.
+        columns = 64 * -(-window // 16) + window * outputs
+        columns = max(columns, max(2 * outputs, 4 * _HELIUM_CHANNELS) * window)
+    return _round_up(4 * outputs, 16) + columns
+
 
 NEEDS_DSP = frozenset([*CONV_KERNELS, *(name for name, _ in DSP_KERNELS.values())])
 

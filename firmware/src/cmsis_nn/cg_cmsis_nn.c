@@ -9,8 +9,8 @@
 
 #if defined(CG_CMSIS_NN)
 
+#include "../ref/cg_check.h"
 #include "arm_nnfunctions.h"
-#include "cg_check.h"
 
 typedef struct {
     cmsis_nn_dims input, filter, bias, output;

@@ -221,8 +221,8 @@ def make_case(call: Call) -> tuple[Case, Mapping[str, int]]:
     return case, {variant: 0 for op, variant, _ in kernel_rows() if op == call.op}
 
 
-def _machine(target: Target) -> Target:
-    """The machine that stands in for `target`: of the same core, with memory for large layers.
+def stand_in(target: Target) -> Target:
+    """The machine that stands in for `target`: of the same core, with memory for anything.
 
     The target's flash is modelled in it; its own flash can be written, as QEMU emulates it.
     """
@@ -298,7 +298,7 @@ def measure(
     """
     progress = progress or Silent()
     progress.start(f"measure kernels on {target.name}", 1)
-    machine = _machine(target)
+    machine = stand_in(target)
     features = ["any", *(["dsp"] if target.has_dsp else []), *(["cmsis_nn"] if cmsis_nn else [])]
     jobs = list(_jobs(features, calls))
     with tempfile.TemporaryDirectory(prefix="cgate-") as temporary:

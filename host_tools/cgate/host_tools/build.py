@@ -19,6 +19,8 @@ from cgate.core.files import read_json, replaced_folder, sha256, write_json
 from cgate.core.plan import PLAN, WEIGHTS, load_bundle
 from cgate.core.progress import Progress, Silent
 from cgate.core.targets import Target, all_targets, size_text
+from cgate.export.kernels import NEEDS_CMSIS_NN
+from cgate.host_tools.cmsis_nn import CmsisNn, find_cmsis_nn
 from cgate.host_tools.stack import read_call_graph, stack_bound
 from cgate.host_tools.toolchain import ARM_GCC, ARM_SIZE, HOST_CC, find, firmware_folder, version
 
@@ -93,6 +95,7 @@ class _Recipe:
     sources: tuple[Path, ...]
     flags: tuple[str, ...]
     link_flags: tuple[str, ...]
+    cmsis_nn: CmsisNn | None
 
 
 def model_name(bundle: Path) -> str:
@@ -196,7 +199,9 @@ def target_link_flags(target: Target) -> tuple[str, ...]:
     )
 
 
-def _recipe(bundle: Path, target: Target | None, io: str, app: str) -> _Recipe:
+def _recipe(
+    bundle: Path, target: Target | None, io: str, app: str, cmsis_nn: CmsisNn | None
+) -> _Recipe:
     scale = 1.0 if app == "stream" else _output_scale(bundle)
     flags = (*COMMON_FLAGS, *include_flags(bundle), *app_flags(model_name(bundle), app, scale))
     if target is None:
@@ -206,14 +211,22 @@ def _recipe(bundle: Path, target: Target | None, io: str, app: str) -> _Recipe:
             sources(bundle, io, app=app),
             (*flags, *HOST_FLAGS),
             ("-Wl,--gc-sections",) if os.uname().sysname == "Linux" else (),
+            None,
         )
+    library: tuple[str, ...] = ()
+    if cmsis_nn is not None:
+        library = (*cmsis_nn.flags, f"-ffile-prefix-map={cmsis_nn.folder}=cmsis-nn")
     baud = ENERGY_BAUD if app == "mlperf-energy" else BAUD
     return _Recipe(
         find(ARM_GCC),
         version(ARM_GCC),
-        sources(bundle, io, target, app),
-        (*target.cflags, *flags, *ARM_FLAGS, *(uart_flags(target, baud) if io == "uart" else ())),
+        (*sources(bundle, io, target, app), *(cmsis_nn.sources if cmsis_nn else ())),
+        (
+            *(*target.cflags, *flags, *ARM_FLAGS, *library),
+            *(uart_flags(target, baud) if io == "uart" else ()),
+        ),
         (*target.cflags, *target_link_flags(target)),
+        cmsis_nn,
     )
 
 
@@ -229,10 +242,15 @@ def _key(recipe: _Recipe, bundle: Path, plan_sha256: str) -> str:
     files = [*recipe.sources, *sorted((bundle / "c").glob("*.h"))]
     files += [p for p in sorted(firmware.rglob("*")) if p.suffix in (".h", ".inc", ".ld")]
     parts = [recipe.compiler_version, *recipe.flags, *recipe.link_flags, plan_sha256]
+    roots = {"firmware": firmware, "bundle": bundle}
+    if recipe.cmsis_nn is not None:
+        roots["cmsis-nn"] = recipe.cmsis_nn.folder
+        files += sorted((recipe.cmsis_nn.folder / "Include").rglob("*.h"))
     # Moving the folders must not cause a rebuild.
-    parts = [p.replace(str(firmware), "firmware").replace(str(bundle), "bundle") for p in parts]
+    for name, root in roots.items():
+        parts = [part.replace(str(root), name) for part in parts]
     for path in files:
-        root = firmware if path.is_relative_to(firmware) else bundle
+        root = next(each for each in roots.values() if path.is_relative_to(each))
         parts += [str(path.relative_to(root)), sha256(path.read_bytes())]
     return sha256("\0".join(parts).encode())
 
@@ -242,8 +260,11 @@ def _compile(recipe: _Recipe, bundle: Path, folder: Path) -> list[Path]:
 
     def compile_one(source: Path) -> Path:
         item = folder / f"{source.stem}.o"
+        # The code of others is not held to the library's warnings.
+        own = recipe.cmsis_nn is None or not source.is_relative_to(recipe.cmsis_nn.folder)
+        quiet = () if own else ("-w",)
         result = subprocess.run(
-            [recipe.compiler, *recipe.flags, "-c", source, "-o", item],
+            [recipe.compiler, *recipe.flags, *quiet, "-c", source, "-o", item],
             cwd=bundle,
             capture_output=True,
             text=True,
@@ -328,17 +349,18 @@ def _too_big(target: Target, overflows: Mapping[str, int], objects: Sequence[Pat
     )
 
 
-def _identity(bundle: Path) -> tuple[str, tuple[str, ...]]:
-    """plan_sha256 and the names of the units."""
+def _identity(bundle: Path) -> tuple[str, tuple[str, ...], bool]:
+    """plan_sha256, the names of the units, and whether Arm's CMSIS-NN computes some of them."""
     plan = read_json(bundle / PLAN, "the bundle's plan")
     try:
         units = tuple(str(unit["name"]) for unit in plan["units"])
+        kernels = {op.get("kernel") for unit in plan["units"] for op in unit["ops"]}
         data = (bundle / PLAN).read_bytes() + (bundle / WEIGHTS).read_bytes()
-    except (KeyError, TypeError, OSError) as error:
+    except (KeyError, TypeError, AttributeError, OSError) as error:
         raise CgateError(
             f"{bundle} is no bundle: {error}", "export the checkpoint again"
         ) from error
-    return sha256(data), units
+    return sha256(data), units, not NEEDS_CMSIS_NN.isdisjoint(kernels)
 
 
 def build(
@@ -348,6 +370,7 @@ def build(
     on: str = "qemu",
     io: str = "semihosting",
     app: str = "stream",
+    cmsis_nn: Path | None = None,
     progress: Progress | None = None,
 ) -> Build:
     """Compile and link; does nothing if nothing has changed since the last time.
@@ -361,10 +384,12 @@ def build(
         on: "qemu" (also right for the real board) or "host".
         io: "semihosting" or "uart"; not used on the host.
         app: a key of APPS; all but "stream" need "uart" on a target.
+        cmsis_nn: a copy of Arm's library, for a bundle whose kernels are in it; None for
+            $CGATE_CMSIS_NN. The host takes `ref` in its place.
 
     Raises:
-        CgateError: no bundle; energy mode without a power pin; a compiler is missing (3); the
-            program does not fit the target (1).
+        CgateError: no bundle; energy mode without a power pin; a compiler or a library that the
+            bundle needs is missing (3); the program does not fit the target (1).
     """
     progress = progress or Silent()
     bundle = bundle.resolve()
@@ -383,8 +408,9 @@ def build(
         )
     name = "host" if target is None else target.name + ("-uart" if io == "uart" else "")
     name += "" if app == "stream" else f"-{app}"
-    plan_sha256, units = _identity(bundle)
-    recipe = _recipe(bundle, target, io, app)
+    plan_sha256, units, needs_library = _identity(bundle)
+    library = find_cmsis_nn(cmsis_nn) if needs_library and target is not None else None
+    recipe = _recipe(bundle, target, io, app, library)
     key = _key(recipe, bundle, plan_sha256)
     folder = bundle / "build" / name
     program = folder / ("program" if target is None else "program.elf")

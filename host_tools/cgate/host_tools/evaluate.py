@@ -45,6 +45,7 @@ def evaluate(
     jobs: int | None = None,
     timeout_s: float = 120.0,
     port: str = "auto",
+    cmsis_nn: Path | None = None,
     progress: Progress,
 ) -> tuple[Trace, Path]:
     """Run `inputs` on a bundle and write runs/<name>/trace.json; goes on with a stopped run.
@@ -59,6 +60,7 @@ def evaluate(
         jobs: processes side by side; None takes one per core.
         timeout_s: seconds that an image may take.
         port: the board's serial port; "auto" for the only one.
+        cmsis_nn: as of `build`.
 
     Returns:
         The trace and its file.
@@ -77,7 +79,8 @@ def evaluate(
     if on in ("serial", "renode"):
         opened, io, jobs = session_on(on, port, machine), "uart", 1
     # A second at most, and nothing if it is built already: not worth a stage of its own.
-    built = build(folder, machine, on="host" if on == "host" else "qemu", io=io, progress=Silent())
+    place = "host" if on == "host" else "qemu"
+    built = build(folder, machine, on=place, io=io, cmsis_nn=cmsis_nn, progress=Silent())
     path = folder / "runs" / chosen / "trace.json"
     results = run_resumable(
         path.parent,

@@ -307,10 +307,17 @@ class CompiledRoute:
 
     forces = True
 
-    def __init__(self, bundle: Bundle, target: Target, on: str, progress: Progress) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        target: Target,
+        on: str,
+        progress: Progress,
+        cmsis_nn: Path | None = None,
+    ) -> None:
         self._plan = bundle.plan
         self._progress = progress
-        self._build = build(bundle.folder, target, on=on, progress=progress)
+        self._build = build(bundle.folder, target, on=on, cmsis_nn=cmsis_nn, progress=progress)
         self.tool = f"QEMU {target.qemu_machine}" if on == "qemu" else "host C compiler"
 
     def seen(self, outputs: Outputs) -> Outputs:
@@ -411,6 +418,7 @@ def verify(
     target: Target | None = None,
     on: Sequence[str] = ROUTES,
     patterns: Sequence[str] = PATTERNS,
+    cmsis_nn: Path | None = None,
     progress: Progress | None = None,
 ) -> Verification:
     """Compare every route with the reference, per unit and end to end.
@@ -422,6 +430,7 @@ def verify(
         target: None takes the bundle's.
         on: some of ROUTES and EXTRA_ROUTES.
         patterns: gate patterns, keys of reference.FORCE.
+        cmsis_nn: as of `build`.
 
     Raises:
         CgateError: the bundle is corrupt, a tool is missing, or a target fails.
@@ -441,7 +450,7 @@ def verify(
         elif name == "network":
             routes[name] = NetworkRoute(bundle)
         else:
-            routes[name] = CompiledRoute(bundle, target, name, Silent())
+            routes[name] = CompiledRoute(bundle, target, name, Silent(), cmsis_nn)
     tallies = {name: _Tally(name) for name in routes}
     work = {
         gates: [name for name, route in routes.items() if route.forces or gates == "learned"]

@@ -152,16 +152,27 @@ def convert(
         module.train(training)
     if classes and len(classes) != network.classes:
         raise CgateError(f"{len(classes)} class names for {network.classes} logits")
-    with replaced_folder(Path(out), CARD) as made:
+    write_model(Path(out), model, pixels, classes)
+    return network
+
+
+def write_model(out: Path, model: GatedResNet, pixels: Tensor, classes: Sequence[str] = ()) -> None:
+    """Write a model that was not trained here as a checkpoint: its card has no recipe.
+
+    Args:
+        model: in evaluation mode.
+        pixels: uint8 [N, H, W, C]: activation ranges are taken on them.
+        classes: names, one per logit, or none.
+    """
+    with replaced_folder(out, CARD) as made:
         write_bytes(made / WEIGHTS, save(model.state_dict()))
         ranges = ranges_over(model, pixels, torch.Generator().manual_seed(0))
         write_json(made / RANGES, ranges)
         card = {
             "schema": SCHEMA,
-            "network": network.to_json(),
+            "network": model.network.to_json(),
             "data": {"classes": list(classes)},
-            "dense_macs": network_macs(network).dense,
+            "dense_macs": network_macs(model.network).dense,
             "cgate": __version__,
         }
         write_json(made / CARD, card)
-    return network

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from cgate.core.version import commit
 from cgate.host_tools import bench
 from cgate.host_tools.cli import Group, Outcome, examples, progress
 from cgate.host_tools.cmsis_nn import optional_cmsis_nn
-from cgate.host_tools.commands.options import FOLDER, data_dir_option, limit_option
+from cgate.host_tools.commands.options import FOLDER, cmsis_nn_option, data_dir_option, limit_option
 from cgate.host_tools.console import table
 
 
@@ -33,11 +34,6 @@ targets_option = click.option(
 out_option = click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
     help="Also write the figures as CSV.",
-)  # fmt: skip
-
-cmsis_nn_option = click.option(
-    "--cmsis-nn", type=FOLDER, metavar="FOLDER",
-    help="Measure this copy of Arm's CMSIS-NN (>= 7.0.0) too. Default: $CGATE_CMSIS_NN.",
 )  # fmt: skip
 
 
@@ -65,7 +61,7 @@ def command() -> None:
     is_flag=True,
     help="Measure many more shapes and write the target's table that export chooses kernels by.",
 )
-@cmsis_nn_option
+@cmsis_nn_option("Measure this copy of Arm's CMSIS-NN (>= 7.0.0) too.")
 def kernels_command(
     targets: list[Target], out: Path | None, costs: bool, cmsis_nn: Path | None
 ) -> Outcome:
@@ -94,6 +90,46 @@ def kernels_command(
         name: [bench.cost_value(cost) for cost in of_target] for name, of_target in measured.items()
     }
     return Outcome({"kernels": value}, lines)
+
+
+@command.command(
+    "network",
+    epilog=examples(
+        "cgate bench network",
+        "cgate bench network runs/digits resnet8_int8.tflite --target nucleo-l4r5zi",
+        "cgate bench network --cmsis-nn CMSIS-NN --out network.csv",
+    ),
+)
+@click.argument("sources", nargs=-1, type=FOLDER, metavar="[SOURCE]...")
+@targets_option
+@out_option
+@cmsis_nn_option("Measure with this copy of Arm's CMSIS-NN (>= 7.0.0) too.")
+def network_command(
+    sources: tuple[Path, ...], targets: list[Target], out: Path | None, cmsis_nn: Path | None
+) -> Outcome:
+    """Run whole networks with the kernels that export chooses, with portable C, and Arm's library.
+
+    Always a dense ResNet-20 for 32x32 pixels with random weights, which needs torch and no data;
+    then every SOURCE, a checkpoint or an int8 .tflite file. Images are random.
+
+    "auto, int8 size" may take a quarter more flash than portable C takes, which holds weights of
+    one byte.
+    """
+    from cgate.host_tools import network_bench
+
+    library = optional_cmsis_nn(cmsis_nn)
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="cgate-") as temporary:
+        dense = Path(temporary) / network_bench.DENSE
+        network_bench.write_dense(dense)
+        for target in targets:
+            for source in (dense, *sources):
+                rows += network_bench.measure(source, target, cmsis_nn=library, progress=progress())
+    lines = network_bench.lines(rows)
+    if out is not None:
+        write_text(out, network_bench.to_csv(rows, commit() or "unknown"))
+        lines += ["", f"wrote {out}"]
+    return Outcome({"networks": [asdict(row) for row in rows]}, lines)
 
 
 @command.command("code", epilog=examples("cgate bench code", "cgate bench code --target cortex-m7"))

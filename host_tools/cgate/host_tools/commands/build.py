@@ -13,6 +13,7 @@ from cgate.host_tools.commands.options import (
     FOLDER,
     app_option,
     io_option,
+    library_option,
     on_option,
     target_option,
 )
@@ -28,13 +29,16 @@ from cgate.host_tools.console import facts
 @on_option
 @io_option
 @app_option
-def command(bundle: Path, target: Target | None, on: str, io: str, app: str) -> Outcome:
+@library_option
+def command(
+    bundle: Path, target: Target | None, on: str, io: str, app: str, cmsis_nn: Path | None
+) -> Outcome:
     """Compile BUNDLE for its target, or for this machine with --on host."""
     from cgate.host_tools.build import build
 
     machine = target or find_target(load_bundle(bundle).plan.target)
     io = io if app == "stream" else "uart"
-    built = build(bundle, machine, on=on, io=io, app=app, progress=progress())
+    built = build(bundle, machine, on=on, io=io, app=app, cmsis_nn=cmsis_nn, progress=progress())
     made_for = built.target
     value = {
         "program": str(built.program),

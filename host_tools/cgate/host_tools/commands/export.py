@@ -9,11 +9,14 @@ from click.core import ParameterSource
 
 from cgate.core.network import THRESHOLD
 from cgate.core.targets import Target
-from cgate.export.choose import Limits
+from cgate.export.choose import CHOICES, Limits
+from cgate.export.kernels import CMSIS_NN
 from cgate.export.quantize import RANGE_CHOICES
 from cgate.host_tools.cli import Command, Outcome, examples, progress
+from cgate.host_tools.cmsis_nn import find_cmsis_nn
 from cgate.host_tools.commands.options import (
     FOLDER,
+    cmsis_nn_option,
     data_dir_option,
     limit_option,
     limit_options,
@@ -89,11 +92,13 @@ def _import(
 )
 @click.option(
     "--kernels",
-    type=click.Choice(["auto", "dsp", "ref"]),
+    type=click.Choice(CHOICES),
     default="auto",
     show_default=True,
-    help="auto: the fastest that fit; dsp: the same, on a core with DSP only; ref: portable C.",
+    help="auto: the fastest that fit; dsp: the same, on a core with DSP only; ref: portable C; "
+    "cmsis-nn: Arm's library for convolutions and residual additions, to compare with.",
 )
+@cmsis_nn_option("Of --kernels cmsis-nn: a copy of Arm's CMSIS-NN (>= 7.0.0).")
 @click.option("--onnx", is_flag=True, help="Write the float network as ONNX too, with If.")
 @click.option(
     "--threshold-sweep",
@@ -127,6 +132,7 @@ def command(
     threshold: float,
     ranges: str | None,
     kernels: str,
+    cmsis_nn: Path | None,
     onnx: bool,
     sweeping: bool,
     thresholds: tuple[float, ...] | None,
@@ -148,6 +154,10 @@ def command(
     assert folder is not None
     if thresholds is not None and not sweeping:
         raise click.UsageError("--thresholds belongs to --threshold-sweep")
+    if cmsis_nn is not None and kernels != CMSIS_NN:
+        raise click.UsageError("--cmsis-nn belongs to --kernels cmsis-nn")
+    if kernels == CMSIS_NN:
+        find_cmsis_nn(cmsis_nn)  # said now, and not when the bundle is built
     limits = Limits(within("flash", flash, target.flash.size), within("ram", ram, target.ram.size))
     if folder.suffix == ".tflite" or folder.is_file():
         return _import(folder, out, target, name, kernels, limits)

@@ -10,7 +10,7 @@ import click
 from cgate.core.plan import load_bundle
 from cgate.core.targets import Target, find_target
 from cgate.host_tools.cli import Command, Outcome, examples, progress
-from cgate.host_tools.commands.options import FOLDER, app_option, target_option
+from cgate.host_tools.commands.options import FOLDER, app_option, library_option, target_option
 from cgate.host_tools.console import facts
 from cgate.host_tools.flash import TOOLS, flash_command, run_flash
 
@@ -25,12 +25,18 @@ from cgate.host_tools.flash import TOOLS, flash_command, run_flash
 @click.argument("bundle", type=FOLDER)
 @target_option("The board. Default: what the bundle was exported for.")
 @app_option
+@library_option
 @click.option(
     "--tool", type=click.Choice(TOOLS), help="Default: the first of these that is installed."
 )
 @click.option("--dry-run", is_flag=True, help="Build, and print the command instead of running it.")
 def command(
-    bundle: Path, target: Target | None, app: str, tool: str | None, dry_run: bool
+    bundle: Path,
+    target: Target | None,
+    app: str,
+    cmsis_nn: Path | None,
+    tool: str | None,
+    dry_run: bool,
 ) -> Outcome:
     """Build BUNDLE for a board's UART and write the program into its flash.
 
@@ -40,7 +46,7 @@ def command(
 
     machine = target or find_target(load_bundle(bundle).plan.target)
     flash_command(machine, bundle, tool)  # refuses what is no board before anything is built
-    built = build(bundle, machine, io="uart", app=app, progress=progress())
+    built = build(bundle, machine, io="uart", app=app, cmsis_nn=cmsis_nn, progress=progress())
     words = flash_command(machine, built.program, tool)
     if not dry_run:
         run_flash(words)

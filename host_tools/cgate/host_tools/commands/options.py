@@ -149,6 +149,19 @@ def on_option(function: F) -> F:
     )(function)  # fmt: skip
 
 
+def cmsis_nn_option(help: str) -> Callable[[F], F]:
+    """`--cmsis-nn`."""
+    return click.option(
+        "--cmsis-nn", type=FOLDER, metavar="FOLDER", help=f"{help} Default: $CGATE_CMSIS_NN."
+    )
+
+
+library_option = cmsis_nn_option(
+    "A copy of Arm's CMSIS-NN (>= 7.0.0), for a bundle exported with --kernels cmsis-nn."
+)
+"""`--cmsis-nn` of what compiles bundles."""
+
+
 def limit_option(function: F) -> F:
     """`--limit`."""
     return click.option(

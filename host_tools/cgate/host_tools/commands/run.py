@@ -14,6 +14,7 @@ from cgate.host_tools.commands.options import (
     data_options,
     io_option,
     jobs_option,
+    library_option,
     limit_option,
     target_option,
 )
@@ -60,6 +61,7 @@ from cgate.host_tools.console import facts
     metavar="SECONDS",
     help="Longest time for one image.",
 )
+@library_option
 @data_options
 def command(
     bundle: Path,
@@ -72,6 +74,7 @@ def command(
     name: str | None,
     jobs: int | None,
     timeout: float,
+    cmsis_nn: Path | None,
     data: str | None,
     data_dir: Path | None,
     split: str,
@@ -98,6 +101,7 @@ def command(
         name=name,
         jobs=jobs,
         timeout_s=timeout,
+        cmsis_nn=cmsis_nn,
         progress=progress(),
     )
     figures = headline(plan, trace)

@@ -11,7 +11,13 @@ from cgate.core.files import write_json
 from cgate.core.plan import load_bundle
 from cgate.core.targets import Target
 from cgate.host_tools.cli import Command, Outcome, examples, progress
-from cgate.host_tools.commands.options import FOLDER, data_options, limit_option, target_option
+from cgate.host_tools.commands.options import (
+    FOLDER,
+    data_options,
+    library_option,
+    limit_option,
+    target_option,
+)
 
 
 @click.command(
@@ -38,6 +44,7 @@ from cgate.host_tools.commands.options import FOLDER, data_options, limit_option
     show_default=True,
     help="With gates as learned, with all of them open, or both in turn.",
 )
+@library_option
 @data_options
 def command(
     bundle: Path,
@@ -45,6 +52,7 @@ def command(
     limit: int | None,
     on: tuple[str, ...],
     gates: str,
+    cmsis_nn: Path | None,
     data: str | None,
     data_dir: Path | None,
     split: str,
@@ -69,6 +77,7 @@ def command(
         target=target,
         on=on or ROUTES,
         patterns=PATTERNS if gates == "both" else (gates,),
+        cmsis_nn=cmsis_nn,
         progress=progress(),
     )
     write_json(bundle / VERIFICATION, found.to_json())

@@ -21,52 +21,14 @@ from cgate.core.files import write_json
 from cgate.core.plan import load_bundle
 from cgate.core.targets import find_target
 from cgate.export.bundle import export_checkpoint
-from cgate.export.reference import to_input
-from cgate.export.reference import trace as reference_trace
-from cgate.host_tools.inputs import load_inputs
 from cgate.host_tools.report import write_report
 from cgate.host_tools.report_png import png
 from cgate.host_tools.summary import spread
-from cgate.host_tools.trace import Binary, Instructions, Trace, ran_units, write_trace
+from cgate.host_tools.trace import write_trace
+from counted import make_trace
 from synthetic import small_network, write_checkpoint
 
 IMAGES = 60
-
-
-def make_trace(folder: Path, gates: str, count: int) -> Trace:
-    """A run of the reference, with instruction counts by a rule that a test can repeat."""
-    bundle = load_bundle(folder)
-    plan = bundle.plan
-    inputs = load_inputs(plan, limit=count)
-    outputs = {
-        run.unit.name: run
-        for run in reference_trace(plan, bundle.weights, to_input(inputs.images), gates)
-    }
-    decisions = np.stack(
-        [outputs[unit.name].output.reshape(-1) > unit.threshold for unit in plan.gates], axis=1
-    )
-    ran = ran_units(plan, decisions.astype(np.uint8), gates)
-    cost = np.array([5 * unit.macs + 100 + unit.index for unit in plan.units])
-    units = ran * cost
-    logits = outputs["head"].output.reshape(count, -1)
-    return Trace(
-        plan_sha256=bundle.sha256,
-        target=plan.target,
-        runner="qemu",
-        gates=gates,
-        data=inputs.data,
-        split="test",
-        images=inputs.indices.tolist(),
-        labels=inputs.labels.tolist(),
-        units=[unit.name for unit in plan.units],
-        gated=[unit.name for unit in plan.gates],
-        logits=logits.tolist(),
-        classes=logits.argmax(axis=1).tolist(),
-        decisions=decisions.astype(int).tolist(),
-        ran=ran.tolist(),
-        instructions=Instructions(units.tolist(), (units.sum(axis=1) + 77).tolist()),
-        binary=Binary(50_000, 9_000, 300),
-    )
 
 
 @pytest.fixture(scope="module")

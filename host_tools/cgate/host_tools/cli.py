@@ -44,6 +44,7 @@ COMMANDS = {
     "run": "Run test images through the built firmware and record a trace.",
     "verify": "Compare the parts of a bundle bit for bit.",
     "fidelity": "Say what int8 changes against the float network.",
+    "measure": "Measure latency, energy and the worst case of an inference.",
     "compare": "Set bundles side by side: accuracy, cost, and whether gating pays.",
     "report": "Write a self-contained HTML report of a bundle's runs.",
     "demo": "Do all of it: train, export, build, run, verify, report.",

@@ -75,11 +75,12 @@ def records(plan: Plan, trace: Trace) -> Records:
 
 
 def spread(values: Numbers) -> dict[str, float | int]:
-    """Mean, 5 % and 95 % quantiles (nearest rank, so they are observed values) and extremes."""
-    low, high = np.quantile(values, [0.05, 0.95], method="nearest")
+    """Mean, 5 %, 50 % and 95 % quantiles (nearest rank: observed values) and extremes."""
+    low, middle, high = np.quantile(values, [0.05, 0.5, 0.95], method="nearest")
     return {
         "mean": float(values.mean()),
         "p5": int(low),
+        "median": int(middle),
         "p95": int(high),
         "min": int(values.min()),
         "max": int(values.max()),
@@ -163,7 +164,6 @@ def cycles(record: Records, trace: Trace, target: Target) -> dict[str, Any]:
     value: dict[str, Any] = {
         "source": "modelled" if trace.board_cycles is None else "board",
         **spread(record.cycles),
-        "median": int(np.quantile(record.cycles, 0.5, method="nearest")),
         "flash_stalls": None if record.stalls is None else float(record.stalls.mean()),
         "clock_hz": target.clock_hz,
         "energy_uj": None,

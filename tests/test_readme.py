@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from cgate.core.gates import GATE_KINDS
 from cgate.core.targets import find_target
 from cgate.export.bundle import export_checkpoint
 from cgate.host_tools.cli import cgate
@@ -84,6 +85,66 @@ def network_table() -> list[str]:
             f"{row['macs_per_instruction']} | {int(row['flash']):,} B | {int(row['ram']):,} B |"
         )
     return lines
+
+
+def gates_table() -> list[str]:
+    """The README's table of shipped checkpoints and what their gates are worth."""
+    with (ROOT / "results/gates.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    lines = [
+        f"int8 plan in host C, n = {int(rows[0]['n_images']):,} test images of CIFAR-10, one seed:",
+        "",
+        "| checkpoint | gates | accuracy | executed MACs | each gate at its majority | "
+        "decisions of other images |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        controls = ["-", "-"]
+        if row["kind"] in GATE_KINDS:
+            majority = f"{float(row['top1_majority']):.2%} at {float(row['majority_macs']):,.0f}"
+            controls = [majority, f"{float(row['top1_shuffled']):.2%}"]
+        cells = [f"`models/{row['checkpoint']}`", row["kind"], f"{float(row['top1']):.2%}"]
+        cells += [f"{float(row['executed_macs']):,.0f}", *controls]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def test_the_gates_table_is_what_results_say() -> None:
+    match = re.search(r"<!-- table: results/gates.csv -->\n(.*?)<!-- end -->", README, re.S)
+    assert match is not None
+    assert match.group(1).strip().splitlines() == gates_table()
+
+
+def kernels_table() -> list[str]:
+    """The README's table of convolutions beside CMSIS-NN's."""
+    with (ROOT / "results/kernels.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    lines = ["| layer, 3x3 | target | CMSIS-NN | Winograd | Winograd, int8 weights |"]
+    lines.append("|---|---|---|---|---|")
+    for target in ("mps2-an386", "netduinoplus2"):
+        for channels, size in (("16", "32"), ("32", "16"), ("64", "8")):
+            found = {
+                row["kernel"].removeprefix("conv2d_s8__"): row
+                for row in rows
+                if row["target"] == target
+                and row["kernel"].startswith("conv2d_s8__")
+                and (row["in_channels"], row["out_channels"]) == (channels, channels)
+                and (row["in_height"], row["kernel_height"], row["stride"]) == (size, "3", "1")
+            }
+            theirs = int(found["cmsis_nn"]["cycles_flash"])
+            cells = [f"{theirs:,}"]
+            for kernel in ("dsp_winograd", "dsp_winograd_int8"):
+                cycles = int(found[kernel]["cycles_flash"])
+                cells.append(f"{cycles:,} ({theirs / cycles:.2f}x)")
+            name = f"{channels} channels, {size}x{size}"
+            lines.append(f"| {name} | {target} | {' | '.join(cells)} |")
+    return lines
+
+
+def test_the_kernels_table_is_what_results_say() -> None:
+    match = re.search(r"<!-- table: results/kernels.csv -->\n(.*?)<!-- end -->", README, re.S)
+    assert match is not None
+    assert match.group(1).strip().splitlines() == kernels_table()
 
 
 def test_the_network_table_is_what_results_say() -> None:

@@ -354,7 +354,7 @@ def _identity(bundle: Path) -> tuple[str, tuple[str, ...], bool]:
     plan = read_json(bundle / PLAN, "the bundle's plan")
     try:
         units = tuple(str(unit["name"]) for unit in plan["units"])
-        kernels = {op.get("kernel") for unit in plan["units"] for op in unit["ops"]}
+        kernels = {op.get("kernel") for unit in plan["units"] for op in unit.get("ops", ())}
         data = (bundle / PLAN).read_bytes() + (bundle / WEIGHTS).read_bytes()
     except (KeyError, TypeError, AttributeError, OSError) as error:
         raise CgateError(

@@ -199,8 +199,7 @@ def test_what_int8_changes_is_shown(bundle: Path) -> None:
 
 def test_run_on_the_host_has_no_instructions_and_no_memory(bundle: Path) -> None:
     counted = make_trace(bundle, "learned", 20)
-    nothing = dict.fromkeys(("instructions", "modelled_cycles", "binary"))
-    host = replace(counted, runner="host", **nothing)
+    host = replace(counted, runner="host", instructions=None, modelled_cycles=None, binary=None)
     shutil.rmtree(bundle / "runs")
     write_trace(bundle / "runs" / "test-host" / "trace.json", host)
     value = write_report(bundle)

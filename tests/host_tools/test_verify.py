@@ -58,7 +58,7 @@ def test_qemu_is_equal(bundle: Path, images: NDArray[np.uint8]) -> None:
 
 
 @pytest.mark.qemu
-@pytest.mark.parametrize("target", [each.name for each in all_targets()])
+@pytest.mark.parametrize("target", [each.name for each in all_targets() if each.qemu_machine])
 def test_200_held_out_digits_are_equal_on_every_machine(
     target: str, digits_checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -21,8 +21,8 @@ from cgate.core.files import write_json
 from cgate.core.plan import load_bundle
 from cgate.core.targets import find_target
 from cgate.export.bundle import export_checkpoint
+from cgate.host_tools.page.png import png
 from cgate.host_tools.report import write_report
-from cgate.host_tools.report_png import png
 from cgate.host_tools.summary import spread
 from cgate.host_tools.trace import write_trace
 from counted import make_trace

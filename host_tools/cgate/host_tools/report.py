@@ -1,6 +1,6 @@
 """`cgate report`: what a bundle's runs have shown, as report.json and as one HTML page.
 
-This module collects the figures. `report_html` only lays them out, so the two files agree.
+This module collects the figures. `page` only lays them out, so the two files agree.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cgate.core.files import read_json, write_json, write_text
 from cgate.core.plan import Bundle, Plan, load_bundle
 from cgate.core.targets import Target, find_target
 from cgate.host_tools.inputs import load_inputs
-from cgate.host_tools.report_html import page
+from cgate.host_tools.page.layout import page
 from cgate.host_tools.summary import Numbers, Records, headline, records
 from cgate.host_tools.trace import Trace, read_trace
 from cgate.host_tools.verify import FIDELITY, VERIFICATION

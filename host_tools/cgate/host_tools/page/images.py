@@ -1,0 +1,72 @@
+"""Single images with their routes, and means by class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cgate.host_tools.page.html import Value, big, percent, section, table, whole
+from cgate.host_tools.page.png import png_uri
+
+Pictures = Mapping[int, NDArray[np.uint8]]
+"""Pixels [H, W, C] by image index."""
+
+
+def examples(value: Value, pictures: Pictures) -> str:
+    """The cheapest and the dearest images with their routes."""
+    blocks = [gate["block"] for gate in value["gates"]]
+
+    def card(row: Value) -> str:
+        image = pictures.get(row["image"])
+        picture = ""
+        if image is not None and image.shape[2] in (1, 3):
+            picture = f'<img alt="{escape(row["label"])}" src="{png_uri(image)}">'
+        cost = row["macs"] if row["instructions"] is None else row["instructions"]
+        unit = "MAC" if row["instructions"] is None else "instr."
+        answer = f"{escape(row['label'])}"
+        if row["predicted"] != row["label"]:
+            answer += f', <span class="bad">seen as {escape(row["predicted"])}</span>'
+        states = [
+            (f"{block} {'open' if bit else 'shut'}", "on" if bit else "off")
+            for block, bit in zip(blocks, row["open"], strict=True)
+        ]
+        squares = "".join(f'<i class="{kind}" title="{escape(text)}"></i>' for text, kind in states)
+        words = ", ".join(text for text, _ in states)
+        left = f" left behind {escape(row['left'])}" if row["left"] else ""
+        route = f'<div class="route" role="img" aria-label="{escape(words)}">{squares}</div>'
+        return (
+            f'<div class="card">{picture}<div>{answer} <span class="soft">no. {row["image"]}'
+            f'{left}</span></div><div class="num">{big(cost)} {unit}</div>'
+            f"{route if states else ''}</div>"
+        )
+
+    groups = "".join(
+        f'<h3>{title}</h3><div class="cards">{"".join(card(row) for row in value["examples"][key])}'
+        "</div>"
+        for title, key in (("Cheapest", "cheapest"), ("Dearest", "dearest"))
+        if value["examples"][key]
+    )
+    order = ", ".join(escape(block) for block in blocks)
+    note = f"A filled square is a gate that opened; from left to right {order}." if blocks else ""
+    return section("Cheap and dear images", note, groups)
+
+
+def classes(value: Value) -> str:
+    """Means by true class."""
+    counted = value["instructions"] is not None
+    head = [("class", ""), ("images", "n"), ("accuracy", "n"), ("MACs, mean", "n")]
+    head += [("instructions, mean", "n")] if counted else []
+    rows = [
+        [
+            escape(row["name"]),
+            whole(row["images"]),
+            percent(row["accuracy"]),
+            whole(row["macs_mean"]),
+            *([whole(row["instructions_mean"])] if counted else []),
+        ]
+        for row in value["classes"]
+    ]
+    return section("By class", "Means over the images of each true class.", table(head, rows))

@@ -15,7 +15,7 @@ from cgate.core.plan import Choice, Conv2d, KernelOp, Plan, load_bundle
 from cgate.core.targets import Target, find_target
 from cgate.export.bundle import export_checkpoint
 from cgate.export.choose import Chooser, Limits, run_rates
-from cgate.export.kernels import DIRECT, WINOGRAD
+from cgate.export.kernels import PHASES, WINOGRAD
 from cgate.export.lower import lower, prepare
 from synthetic import small_network, write_checkpoint
 
@@ -54,7 +54,7 @@ def test_the_fastest_kernel_is_chosen(checkpoint: Checkpoint) -> None:
     plan, choice = planned(checkpoint)
     ops = convolutions(plan)
     assert ops["s1b0.conv1"].kernel == WINOGRAD.name
-    assert ops["s2b0.conv1"].kernel == DIRECT.name
+    assert ops["s2b0.conv1"].kernel == PHASES.name
     assert "stride" in ops["s2b0.conv1"].why
     # One pixel, four channels: gathering columns costs more than it saves.
     assert ops["s1b0.gate.hidden"].kernel == "conv2d_s8__ref"

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cgate.export.kernels import CONV_KERNELS, DIRECT, WINOGRAD, ConvLayer, reference
+from cgate.export.kernels import CONV_KERNELS, DIRECT, PHASES, WINOGRAD, ConvLayer, reference
 
 
 def layer(cin: int = 8, cout: int = 8, weight: int = 3, **fields: Any) -> ConvLayer:
@@ -46,6 +46,28 @@ def test_direct_needs_headroom_only() -> None:
     assert DIRECT.refuses(layer(cin=5, cout=3, kernel=1, stride=3)) is None
     refusal = DIRECT.refuses(layer(bias=np.full(8, -(1 << 30), np.int32)))
     assert refusal is not None and "2^30" in refusal
+
+
+@pytest.mark.parametrize(
+    ("case", "why"),
+    [
+        (layer(stride=2), None),
+        (layer(stride=2, pad_top=0, pad_left=2), None),
+        (layer(cin=116, weight=127, stride=2), None),
+        (layer(), "stride 2"),
+        (layer(kernel=1, stride=2), "3x3"),
+        (layer(cin=6, stride=2), "multiples of 4"),
+        (layer(cout=6, stride=2), "multiples of 4"),
+        (layer(stride=2, bias=np.full(8, (1 << 30) - 1, np.int32)), "biases"),
+        (
+            layer(stride=2, in_zero_point=0, bias=np.full(8, (1 << 30) - 1, np.int32)),
+            "accumulators",
+        ),
+    ],
+)
+def test_phases_are_refused_where_they_would_be_wrong(case: ConvLayer, why: str | None) -> None:
+    refusal = PHASES.refuses(case)
+    assert refusal is None if why is None else refusal is not None and why in refusal
 
 
 def test_every_kernel_has_a_reference() -> None:

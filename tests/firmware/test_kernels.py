@@ -118,6 +118,8 @@ def constants(source: Source, cout: int) -> dict[str, Any]:
 def conv2d_s8(source: Source, largest: int = 7) -> Case:
     if source.rng.random() < 0.5:
         return conv2d_s8_3x3(source)
+    if source.rng.random() < 0.4:
+        return conv2d_s8_strided(source)
     h, w, cin, cout = (source.whole(1, largest) for _ in range(4))
     if source.rng.random() < 0.4:
         cin *= 4
@@ -137,6 +139,19 @@ def conv2d_s8_3x3(source: Source) -> Case:
     weights = source.int8(cout, 3, 3, cin, low=-127)
     weights[0] = 127
     shapes = ((h, w, cin), (h, w, cout), 1, 1, 1)
+    return convolve(source, ConvLayer(*shapes, weights=weights, **constants(source, cout)))
+
+
+def conv2d_s8_strided(source: Source) -> Case:
+    """What the kernel for stride 2 can do, with any padding that a 3x3 kernel can have."""
+    h, w = source.whole(1, 13), source.whole(1, 19)
+    cin, cout = 4 * source.whole(1, 9), 4 * source.whole(1, 3)
+    top, left = source.whole(0, 2), source.whole(0, 2)
+    oh = (h + top + source.whole(0, 2) - 1) // 2 + 1
+    ow = (w + left + source.whole(0, 2) - 1) // 2 + 1
+    weights = source.int8(cout, 3, 3, cin, low=-127)
+    weights[0] = 127
+    shapes = ((h, w, cin), (oh, ow, cout), 2, top, left)
     return convolve(source, ConvLayer(*shapes, weights=weights, **constants(source, cout)))
 
 
@@ -430,6 +445,34 @@ def test_winograd_is_exact_where_its_sums_wrap(cin: int, tmp_path: Path) -> None
     program = compile_target("harness", "cortex-m4", SOURCES)
     cases = [("conv2d_s8", variant, case) for variant in ("ref", "dsp_direct", "dsp_winograd")]
     output, _ = run_target(program, "cortex-m4", tmp_path, encode(cases))
+    check(cases, output)
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("target", DSP_TARGETS)
+def test_phases_are_exact_at_the_largest_factors(target: str, tmp_path: Path) -> None:
+    """Differences of differences as large as they get, with the largest weights."""
+    needs_qemu()
+    source = Source(4, False)
+    weights = np.full((8, 3, 3, 64), 127, np.int8)
+    weights[1] = -127
+    weights[2:, ::2, ::2] = -127
+    shapes = ((9, 17, 64), (5, 9, 8), 2, 1, 1)
+    layer = ConvLayer(*shapes, weights=weights, **constants(source, 8))
+    layer = replace(layer, shift=np.full(8, -16, np.int8))
+    cases = []
+    for in_zero_point in (-128, 127):
+        for parity in (0, 1):
+            # Of neighbours with even numbers one is lowest and one highest, in both directions.
+            y, x = np.ogrid[:9, :17]
+            signs = (y // 2 + x // 2 + parity) % 2 == 0
+            ends = np.where(signs[..., None], 127, -128) * np.ones(64, np.int64)
+            changed = replace(layer, in_zero_point=in_zero_point)
+            case = convolve(source, changed, ends.astype(np.int8))
+            assert "dsp_phases" in case.packed
+            cases += [("conv2d_s8", name, case) for name in ("ref", "dsp_direct", "dsp_phases")]
+    program = compile_target("harness", target, SOURCES)
+    output, _ = run_target(program, target, tmp_path, encode(cases))
     check(cases, output)
 
 

@@ -181,11 +181,32 @@ def _tiles_int8(shape: Shape) -> list[int]:
     return [passes * channels * outputs, *_tiles(shape)]
 
 
+def _phases(shape: Shape) -> list[int]:
+    """Stride 2 by phases, spans of 2x4 outputs; a window at the border is copied first."""
+    height, width, outputs = shape.output
+    channels = shape.input[2]
+    spans = _up(height, 2) * _up(width, 4)
+    down = sum(0 <= 4 * i - 1 <= shape.input[0] - 5 for i in range(_up(height, 2)))
+    across = sum(0 <= 8 * i - 1 <= shape.input[1] - 9 for i in range(_up(width, 4)))
+    return [
+        spans * channels * outputs,
+        spans * outputs,
+        spans * channels,
+        1,
+        spans,
+        (spans - down * across) * channels,
+        (spans - (height // 2) * (width // 4)) * outputs,
+        spans * outputs * (channels not in (8, 16, 32)),  # loops in place of straight code
+        spans * outputs * (channels // 2 % 4),  # Helium takes four pairs of channels at a time
+    ]
+
+
 TERMS: Mapping[str, Callable[[Shape], list[int]]] = {
     "conv2d_s8__ref": _plain,
     "conv2d_s8__dsp_direct": _columns,
     "conv2d_s8__dsp_winograd": _tiles,
     "conv2d_s8__dsp_winograd_int8": _tiles_int8,
+    "conv2d_s8__dsp_phases": _phases,
     "shortcut_pad_s8__dsp": _shortcut,
     "depthwise_conv2d_s8__ref": _depthwise,
     "depthwise_conv2d_s8__dsp": _depthwise,

@@ -248,8 +248,58 @@ WINOGRAD_INT8 = ConvKernel(
     _winograd_int8_scratch,
 )
 
+# Stride 2 by its phases: what weights rows and columns 0..4 of a tile's window meet, and which of
+# these parts make up each sum; firmware/src/dsp/cg_conv2d_s8_phases.c says why.
+_PHASES = np.array([(1, 0, 0), (0, 1, 0), (1, 0, 1), (0, 1, 0), (0, 0, 1)], np.int64)
+_PHASE_ROWS: Mapping[str, tuple[int, ...]] = {"A": (0, 1), "B": (2,), "C": (3, 4)}
+_PHASE_SUMS = [
+    [5 * row + column for row in _PHASE_ROWS[down] for column in _PHASE_ROWS[across]]
+    for down, across in ("AA", "AC", "CA", "CC", "AB", "CB", "BA", "BC", "BB")
+]
+
+
+def _phases_refuses(layer: ConvLayer) -> str | None:
+    if layer.weights.shape[1:3] != (3, 3) or layer.stride != 2:
+        return "not 3x3 with stride 2"
+    if layer.in_shape[2] % 4 != 0 or layer.out_shape[2] % 4 != 0:
+        return "channels are no multiples of 4"
+    if np.abs(_phases_bias(layer)).max() >= 1 << 30:
+        return "biases may reach 2^30"
+    return _doubling_refused(layer)
+
+
+def _phases_bias(layer: ConvLayer) -> NDArray[np.int64]:
+    """The kernel multiplies x, padding included, instead of x - zero point."""
+    sums = layer.weights.astype(np.int64).sum(axis=(1, 2, 3))
+    bias: NDArray[np.int64] = layer.bias - layer.in_zero_point * sums
+    return bias
+
+
+def _phases_pack(layer: ConvLayer) -> Words:
+    outputs, _, _, inputs = layer.weights.shape
+    doubled = 2 * layer.weights.astype(np.int64)
+    parts = np.einsum("ia,oabc,jb->oijc", _PHASES, doubled, _PHASES).reshape(outputs, 25, inputs)
+    words = _pairs(parts.reshape(outputs // 4, 4, 25, inputs)).transpose(0, 3, 2, 1)
+    sums = [words[:, :, chosen].reshape(outputs // 4, -1) for chosen in _PHASE_SUMS]
+    head = _channels(layer, _phases_bias(layer))
+    return np.concatenate([head.ravel(), np.concatenate(sums, axis=1).ravel()])
+
+
+def _phases_scratch(layer: ConvLayer) -> int:
+    inputs = layer.in_shape[2]
+    return 4 * (25 * inputs + max(5 * 9 * inputs // 4, 9 * 8))
+
+
+PHASES = ConvKernel(
+    "conv2d_s8__dsp_phases",
+    "25 products for 36, by the phases of stride 2",
+    _phases_refuses,
+    _phases_pack,
+    _phases_scratch,
+)
+
 CONV_KERNELS: Mapping[str, ConvKernel] = {
-    kernel.name: kernel for kernel in (WINOGRAD, WINOGRAD_INT8, DIRECT)
+    kernel.name: kernel for kernel in (WINOGRAD, WINOGRAD_INT8, PHASES, DIRECT)
 }
 """Packed convolution kernels, the fastest first."""
 

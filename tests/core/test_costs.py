@@ -21,6 +21,7 @@ from cgate.core.costs import (
     read_table,
 )
 from cgate.core.errors import CgateError
+from cgate.core.network import Gate
 from cgate.core.targets import all_targets, find_target
 
 TABLES = sorted(path.stem for path in FOLDER.glob("*.csv"))
@@ -72,6 +73,29 @@ def test_estimates_say_what_they_are() -> None:
         cost = measured.cost("conv2d_s8__dsp_winograd", shape)
         assert cost is not None and cost.how == how
     assert measured.cost("conv2d_s8__none", between) is None
+
+
+def cheapest(costs: CostTable, op: str, shape: Shape) -> int:
+    """Of the kernels of an op that were measured on exactly or about this shape."""
+    found = [costs.cost(name, shape) for name in costs.rows if name.startswith(f"{op}__")]
+    return min(cost.value for cost in found if cost is not None and cost.how != "extrapolated")
+
+
+@pytest.mark.parametrize("target", ["mps2-an386", "netduinoplus2"])
+@pytest.mark.parametrize(("size", "channels"), [(32, 16), (16, 32), (8, 64)])
+def test_a_gate_is_cheap_beside_the_block_it_guards(target: str, size: int, channels: int) -> None:
+    """Pool, both layers of the gate; two 3x3 convolutions with the fastest kernel, addition."""
+    costs = table(target)
+    stream = (size, size, channels)
+    block = cheapest(costs, "residual_add_s8", Shape(stream, stream))
+    block += 2 * costs.rows["conv2d_s8__dsp_winograd"][Shape(stream, stream, (3, 3))]
+    for op, statistics, limit in (("mean_s8", 1, 0.01), ("mean_max_s8", 2, 0.025)):
+        hidden = statistics * Gate().hidden
+        pooled = (1, 1, statistics * channels)
+        gate = cheapest(costs, op, Shape(stream, pooled))
+        gate += cheapest(costs, "conv2d_s8", Shape(pooled, (1, 1, hidden)))
+        gate += cheapest(costs, "conv2d_s8", Shape((1, 1, hidden), (1, 1, 1)))
+        assert gate <= limit * block, (op, gate, block)
 
 
 def test_a_target_without_a_table_takes_its_cores() -> None:

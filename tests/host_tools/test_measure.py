@@ -15,10 +15,22 @@ from cgate.core.errors import CgateError
 from cgate.core.files import write_json
 from cgate.core.plan import Plan, load_bundle
 from cgate.core.targets import find_target
+from cgate.export import reference
 from cgate.export.bundle import export_checkpoint
+from cgate.export.reference import to_input
+from cgate.host_tools import resume, runner
 from cgate.host_tools.cli import main
-from cgate.host_tools.measure import Account, accounts, measurement, meter_rows, worst_case
-from cgate.host_tools.trace import Trace
+from cgate.host_tools.inputs import load_inputs
+from cgate.host_tools.majority import held_gates, majority_of
+from cgate.host_tools.measure import (
+    Account,
+    accounts,
+    estimate_text,
+    measurement,
+    meter_rows,
+    worst_case,
+)
+from cgate.host_tools.trace import Trace, ran_units, read_trace
 from counted import OUTSIDE, make_trace, unit_costs
 from synthetic import small_network, write_checkpoint
 
@@ -41,7 +53,8 @@ def plan(bundle: Path) -> Plan:
 
 @pytest.fixture(scope="module")
 def traces(bundle: Path) -> list[Trace]:
-    return [make_trace(bundle, g, n) for g, n in (("learned", IMAGES), ("open", 5), ("shut", 5))]
+    runs = (("learned", IMAGES), ("open", 5), ("shut", 5), ("majority", IMAGES))
+    return [make_trace(bundle, gates, count) for gates, count in runs]
 
 
 def test_costs_are_those_of_the_units(bundle: Path, plan: Plan, traces: list[Trace]) -> None:
@@ -157,6 +170,88 @@ def test_only_finished_records_of_this_plan_count(bundle: Path, tmp_path: Path) 
     ]
 
 
+def test_the_verdict_is_against_every_gate_at_its_majority(
+    bundle: Path, plan: Plan, traces: list[Trace]
+) -> None:
+    learned, control = traces[0], traces[3]
+    value = measurement(bundle, plan, *traces)["verdict"]
+    said = np.array(learned.decisions)
+    opened = {unit.block: bool(said[:, i].sum() * 2 > IMAGES) for i, unit in enumerate(plan.gates)}
+    assert value["open"] == opened and value["images"] == IMAGES
+    held = [
+        unit for unit in plan.units
+        if unit.role != "gate" and (unit.condition is None or opened[unit.block])
+    ]  # fmt: skip
+    assert value["macs"] == sum(unit.macs for unit in held)
+    for source, outside in OUTSIDE.items():
+        cost = unit_costs(plan, source)
+        assert value["cost"][source] == sum(cost[unit.index] for unit in held) + outside
+    right = [
+        [a == b for a, b in zip(run.classes, run.labels, strict=True)] for run in (learned, control)
+    ]
+    assert value["accuracy"]["correct"] == sum(right[1])
+    difference = np.subtract(*np.array(right, int))
+    assert value["accuracy_difference"] == pytest.approx(difference.mean())
+    assert value["standard_error"] == pytest.approx(difference.std() / IMAGES**0.5)
+    assert learned.modelled_cycles is not None
+    gated = np.mean(learned.modelled_cycles.total)
+    assert value["source"] == "modelled_cycles"
+    assert value["cost_ratio"] == pytest.approx(gated / value["cost"]["modelled_cycles"])
+    assert "modelled cycles" in value["text"]
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1))
+def test_the_majority_is_of_those_that_reach_the_gate(plan: Plan, rows: list[Any]) -> None:
+    bits = np.array(rows, np.uint8)
+    assert majority_of(plan, bits).tolist() == [int(2 * n > len(rows)) for n in bits.sum(axis=0)]
+    codes = held_gates(plan, bits)
+    ran = ran_units(plan, bits, codes)
+    assert (ran == ran[0]).all()
+
+
+def test_where_macs_mislead_in_words() -> None:
+    block = {"block": "b", "macs": {"saved": 0.3}, "cost": {"saved": 0.2}}
+    other = {"block": "c", "macs": {"saved": 0.1}, "cost": {"saved": 0.1}}
+
+    def text(macs: float, cost: float) -> str:
+        total = {"macs": macs, "cost": cost}
+        found = {"source": "instructions", "blocks": [other, block], "total": total}
+        return estimate_text(found)
+
+    assert "10.0 points too much, most of all in b (30.0% by MACs" in text(0.4, 0.3)
+    assert "10.0 points too little" in text(0.3, 0.4)
+    assert "does not mislead" in text(0.3, 0.304)
+
+
+@pytest.mark.qemu
+def test_stopped_anywhere_it_goes_on(
+    digits_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in the second long run: the first is not run again, and the end is the same."""
+    whole = Path(shutil.copytree(digits_bundle, tmp_path / "whole"))
+    parts = Path(shutil.copytree(digits_bundle, tmp_path / "parts"))
+    words = ["--limit", "12", "--jobs", "1", "--quiet"]
+    assert main(["measure", str(whole), *words]) == 0
+    monkeypatch.setattr(resume, "CHUNK", 5)
+    run, calls = runner.run, []
+
+    def counted(*args: Any, **options: Any) -> Any:
+        calls.append(len(args[1]))
+        if len(calls) == 7:  # open 5 and 3, shut the same, learned 5, 5 and 2
+            raise KeyboardInterrupt
+        return run(*args, **options)
+
+    monkeypatch.setattr(runner, "run", counted)
+    assert main(["measure", str(parts), *words]) == 130
+    calls.clear()
+    assert main(["measure", str(parts), *words]) == 0
+    assert calls == [2, 5, 5, 2]
+    runs = [f"runs/test-12{name}/trace.json" for name in ("", "-majority")]
+    for name in ("measure.json", "report.html", *runs):
+        assert (parts / name).read_bytes() == (whole / name).read_bytes(), name
+    assert not list(parts.rglob(resume.PARTIAL))
+
+
 @pytest.mark.qemu
 def test_command(digits_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = Path(shutil.copytree(digits_bundle, tmp_path / "bundle"))
@@ -169,7 +264,15 @@ def test_command(digits_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert main([*words, "--per-second", "2", "--battery-mah", "220", "--json"]) == 0
     assert (bundle / "measure.json").read_bytes() == first
     value = json.loads(capsys.readouterr().out)["data"]
-    assert value == {**json.loads(first), "file": str(bundle / "measure.json")}
+    files = {"file": str(bundle / "measure.json"), "html": str(bundle / "report.html")}
+    assert value == {**json.loads(first), **files}
+    control = read_trace(bundle / "runs" / "test-6-majority" / "trace.json")
+    found = load_bundle(bundle)
+    held = {f"{block}.gate": opened for block, opened in value["verdict"]["open"].items()}
+    images = to_input(load_inputs(found.plan, limit=6).images)
+    expected = reference.run(found.plan, found.weights, images, held)
+    assert control.logits == expected.logits.tolist()
+    assert control.ran == expected.ran.astype(int).tolist()
     for row in value["accounts"]:
         assert row["inference"]["all_shut"] < row["inference"]["min"]
         assert row["inference"]["max"] <= row["inference"]["worst"]

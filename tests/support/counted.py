@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cgate.core.plan import Plan, load_bundle
-from cgate.export.reference import to_input
+from cgate.export.reference import Gates, to_input
 from cgate.export.reference import trace as reference_trace
 from cgate.host_tools.inputs import load_inputs
+from cgate.host_tools.majority import held_gates
 from cgate.host_tools.trace import Binary, Instructions, ModelledCycles, Trace, ran_units
 
 OUTSIDE = {"instructions": 77, "modelled_cycles": 91}
@@ -24,18 +25,28 @@ def unit_costs(plan: Plan, source: str) -> NDArray[np.int64]:
 
 
 def make_trace(folder: Path, gates: str, count: int) -> Trace:
-    """A run of the reference on digits, its cost by a rule that a test can repeat."""
+    """A run of the reference on digits, its cost by a rule that a test can repeat.
+
+    Args:
+        gates: one of trace.GATES; "majority" as the same images' learned decisions have it.
+    """
     bundle = load_bundle(folder)
     plan = bundle.plan
     inputs = load_inputs(plan, limit=count)
+    forced: Gates = gates
+    codes: NDArray[np.uint8] | None = None
+    if gates == "majority":
+        said = np.array(make_trace(folder, "learned", count).decisions, np.uint8)
+        codes = held_gates(plan, said)
+        forced = {unit.name: bool(code == 1) for unit, code in zip(plan.gates, codes, strict=True)}
     outputs = {
         run.unit.name: run
-        for run in reference_trace(plan, bundle.weights, to_input(inputs.images), gates)
+        for run in reference_trace(plan, bundle.weights, to_input(inputs.images), forced)
     }
     decisions = np.stack(
         [outputs[unit.name].output.reshape(-1) > unit.threshold for unit in plan.gates], axis=1
     )
-    ran = ran_units(plan, decisions.astype(np.uint8), gates)
+    ran = ran_units(plan, decisions.astype(np.uint8), gates if codes is None else codes)
     counted, cycles = (ran * unit_costs(plan, source) for source in OUTSIDE)
     logits = outputs["head"].output.reshape(count, -1)
     return Trace(

@@ -254,22 +254,24 @@ class UnitRun:
     decision: NDArray[np.bool_] | None
 
 
+Gates = str | Mapping[str, bool]
+"""A key of FORCE for all, or what single gates are forced to by name; the others decide."""
+
 RunUnit = Callable[[Unit, Mapping[str, Int8]], tuple[Int8, NDArray[np.bool_] | None]]
 """(unit, its inputs by name) -> its output and, for a gate, its decision per image."""
 
 
-def walk(plan: Plan, x: Int8, gates: str, run_unit: RunUnit) -> Iterator[UnitRun]:
+def walk(plan: Plan, x: Int8, gates: Gates, run_unit: RunUnit) -> Iterator[UnitRun]:
     """Run all units in order on one batch, a unit only on those images that need it.
 
     Args:
         x: input (n, H, W, C).
-        gates: a key of FORCE.
+        gates: what they do.
         run_unit: computes a unit on the images that run it; never called without images.
 
     Yields:
         Each unit that ran on at least one image.
     """
-    force = FORCE[gates]
     values: dict[str, Int8] = {plan.input: x}
     open_: dict[str, NDArray[np.bool_]] = {}
     going = np.ones(len(x), bool)
@@ -290,6 +292,7 @@ def walk(plan: Plan, x: Int8, gates: str, run_unit: RunUnit) -> Iterator[UnitRun
         values[unit.output][chosen] = output
         if decision is not None:
             opened = np.zeros(len(x), bool)
+            force = FORCE[gates] if isinstance(gates, str) else gates.get(unit.name)
             opened[chosen] = decision if force is None else force
             open_[unit.name] = opened
             if unit.role == "exit":
@@ -297,7 +300,7 @@ def walk(plan: Plan, x: Int8, gates: str, run_unit: RunUnit) -> Iterator[UnitRun
         yield UnitRun(unit, chosen, output, decision)
 
 
-def trace(plan: Plan, weights: Weights, x: Int8, gates: str = "learned") -> Iterator[UnitRun]:
+def trace(plan: Plan, weights: Weights, x: Int8, gates: Gates = "learned") -> Iterator[UnitRun]:
     """`walk` with the arithmetic of this module."""
 
     def compute(unit: Unit, inputs: Mapping[str, Int8]) -> tuple[Int8, NDArray[np.bool_] | None]:
@@ -307,7 +310,7 @@ def trace(plan: Plan, weights: Weights, x: Int8, gates: str = "learned") -> Iter
     return walk(plan, x, gates, compute)
 
 
-def run(plan: Plan, weights: Weights, x: Int8, gates: str = "learned") -> Result:
+def run(plan: Plan, weights: Weights, x: Int8, gates: Gates = "learned") -> Result:
     """Run the whole network on (n, H, W, C) int8 inputs, in batches."""
     logits = np.zeros((len(x), plan.tensor(plan.output).size), np.int8)
     ran = np.zeros((len(x), len(plan.units)), bool)

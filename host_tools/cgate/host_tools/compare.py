@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cgate.core.errors import CgateError
 from cgate.core.plan import Plan, load_bundle
 from cgate.core.targets import find_target
-from cgate.host_tools.report import choose_run, find_runs
+from cgate.host_tools.runs import choose_run, find_runs
 from cgate.host_tools.summary import Records, records
 from cgate.host_tools.trace import Trace
 
@@ -204,6 +204,7 @@ def verdict(a: Side, b: Side, weights: Floats) -> dict[str, Any]:
 
     "wins": not dearer and clearly more accurate, or cheaper and not clearly worse. "loses": the
     other way round. "level": neither differs. "trades": better in one and worse in the other.
+    `better` and `cheaper` are 1, -1 for the opposite, and 0 where there is no (clear) difference.
     """
     difference, error = paired(a, b, weights)
     ratio = float(a.cost @ weights) / float(b.cost @ weights)
@@ -232,6 +233,8 @@ def verdict(a: Side, b: Side, weights: Floats) -> dict[str, Any]:
         "a": a.name,
         "b": b.name,
         "state": state,
+        "better": better,
+        "cheaper": cheaper,
         "accuracy_difference": difference,
         "standard_error": error,
         "cost_ratio": ratio,

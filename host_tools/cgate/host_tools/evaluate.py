@@ -8,6 +8,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cgate.core.errors import CgateError
 from cgate.core.plan import load_bundle
 from cgate.core.progress import Progress, Silent
@@ -41,11 +44,13 @@ def evaluate(
     on: str = "qemu",
     io: str = "semihosting",
     gates: str = "learned",
+    force: NDArray[np.uint8] | None = None,
     name: str | None = None,
     jobs: int | None = None,
     timeout_s: float = 120.0,
     port: str = "auto",
     cmsis_nn: Path | None = None,
+    keep_partial: bool = False,
     progress: Progress,
 ) -> tuple[Trace, Path]:
     """Run `inputs` on a bundle and write runs/<name>/trace.json; goes on with a stopped run.
@@ -55,12 +60,15 @@ def evaluate(
         target: another machine than the plan's.
         on: "qemu", "host", "serial" (a board) or "renode".
         io: "semihosting" or "uart", under QEMU.
-        gates: "learned", or "open" or "shut" for all.
+        gates: "learned", or "open" or "shut" for all; or "majority", which `force` explains.
+        force: uint8 [gates] with the codes of `runner.FORCE`.
         name: of the run; None makes one.
         jobs: processes side by side; None takes one per core.
         timeout_s: seconds that an image may take.
         port: the board's serial port; "auto" for the only one.
         cmsis_nn: as of `build`.
+        keep_partial: what makes the next call go on at the end of this one; the caller removes
+            it (resume.PARTIAL, beside the trace).
 
     Returns:
         The trace and its file.
@@ -86,7 +94,7 @@ def evaluate(
         path.parent,
         replace(built, on=on),
         to_input(inputs.images),
-        gates=gates,
+        gates=gates if force is None else force,
         jobs=jobs,
         timeout_s=timeout_s,
         progress=progress,
@@ -97,11 +105,13 @@ def evaluate(
         replace(built, on=on),
         results,
         gates=gates,
+        force=force,
         data=inputs.data,
         split=inputs.split,
         images=inputs.indices.tolist(),
         labels=inputs.labels.tolist(),
     )
     write_trace(path, trace)
-    (path.parent / PARTIAL).unlink(missing_ok=True)
+    if not keep_partial:
+        (path.parent / PARTIAL).unlink(missing_ok=True)
     return trace, path

@@ -21,6 +21,7 @@ from cgate.export.reference import to_input
 from cgate.host_tools import runner
 from cgate.host_tools.build import Build, build
 from cgate.host_tools.inputs import Inputs, load_inputs
+from cgate.host_tools.majority import majority_of
 from cgate.host_tools.runner import FORCE
 
 TARGET = "cortex-m4"
@@ -104,14 +105,6 @@ def _forced(
     return _Pass(right, np.where(held, wanted, decisions).astype(np.uint8))
 
 
-def _majority(plan: Plan, votes: Bits) -> Bits:
-    """The more frequent decision of each gate [gates], of the images [n, gates] that reach it."""
-    reached = plan.ran(votes.astype(bool))[:, [unit.index for unit in plan.gates]]
-    opened = (votes * reached).sum(axis=0)
-    majority: Bits = (2 * opened > reached.sum(axis=0)).astype(np.uint8)
-    return majority
-
-
 def bench_checkpoint(
     folder: Path, data_dir: Path | None, limit: int | None, progress: Progress
 ) -> GateRow:
@@ -138,7 +131,7 @@ def bench_checkpoint(
         votes = _learned(built, chosen, progress).decisions
         # Exits go on deciding: leaving never, or at random, are controls of the card.
         held = np.array([unit.role == "gate" for unit in plan.gates])
-        wanted = np.broadcast_to(_majority(plan, votes), learned.decisions.shape)
+        wanted = np.broadcast_to(majority_of(plan, votes), learned.decisions.shape)
         majority = _forced(built, inputs, learned, wanted, held, progress)
         order = np.random.default_rng(SHUFFLE_SEED).permutation(len(inputs.labels))
         routes = learned.decisions[order]

@@ -17,12 +17,16 @@ from cgate.core.energy import Energy, Estimate, battery_days
 from cgate.core.errors import CgateError
 from cgate.core.plan import Plan, Unit
 from cgate.core.targets import Target, find_target
+from cgate.host_tools.majority import against_majority
 from cgate.host_tools.meters.record import read_record
-from cgate.host_tools.summary import Numbers, Records, headline, records, spread
+from cgate.host_tools.summary import KINDS, Numbers, Records, headline, records, spread
 from cgate.host_tools.trace import Trace
 
 SCHEMA = 1
 MEASUREMENT = "measure.json"
+
+LEVEL = 0.005
+"""Difference of two shares below which MACs count as saying the truth."""
 
 SOURCES = {
     "instructions": "executed instructions, exact, counted in QEMU; neither cycles nor time",
@@ -84,6 +88,31 @@ def static_cost(plan: Plan, opened: Account) -> float:
     return float((opened.total - opened.units[:, deciders(plan)].sum(axis=1)).mean())
 
 
+def estimate_text(found: Mapping[str, Any]) -> str:
+    """Whether MACs say truly what is saved, and where they mislead most, for people.
+
+    Args:
+        found: of `savings`.
+    """
+    total, kind = found["total"], KINDS[found["source"]]
+    gap = total["macs"] - total["cost"]
+    start = f"Of the network without gates and exits, {total['macs']:.1%} of the MACs are saved"
+    if abs(gap) < LEVEL:
+        return f"{start} and {total['cost']:.1%} of the {kind}: counting MACs does not mislead."
+    text = (
+        f"{start}, but {total['cost']:.1%} of the {kind}: counting MACs promises "
+        f"{100 * abs(gap):.1f} points too {'much' if gap > 0 else 'little'}"
+    )
+    blocks = found["blocks"]
+    if blocks:
+        worst = max(blocks, key=lambda row: abs(row["macs"]["saved"] - row["cost"]["saved"]))
+        text += (
+            f", most of all in {worst['block']} ({worst['macs']['saved']:.1%} by MACs, "
+            f"{worst['cost']['saved']:.1%} by {kind})"
+        )
+    return f"{text}."
+
+
 def _bodies(plan: Plan, gate: Unit) -> list[int]:
     return [unit.index for unit in plan.units if unit.condition == gate.name]
 
@@ -96,7 +125,7 @@ def savings(plan: Plan, record: Records, run: Account, opened: Account) -> dict[
 
     Returns:
         `blocks`: a row per gate; `exits`: what leaving early saved, net (null without exits);
-        `total`: all of it.
+        `total`: all of it; `text`: where MACs mislead, in words.
     """
     whole = {"macs": float(plan.dense_macs), "cost": static_cost(plan, opened)}
     rows: list[dict[str, Any]] = []
@@ -133,13 +162,14 @@ def savings(plan: Plan, record: Records, run: Account, opened: Account) -> dict[
         "cost": 1 - float(run.total.mean()) / whole["cost"],
     }
     rest = {kind: total[kind] - sum(row[kind]["saved"] for row in rows) for kind in total}
-    return {
+    found = {
         "source": run.source,
         "without_gates": whole["cost"],
         "blocks": rows,
         "exits": rest if plan.exits else None,
         "total": total,
     }
+    return {**found, "text": estimate_text(found) if plan.gates else ""}
 
 
 @dataclass(frozen=True)
@@ -320,6 +350,7 @@ def measurement(
     learned: Trace,
     opened: Trace,
     shut: Trace,
+    majority: Trace | None = None,
     *,
     as_board: Target | None = None,
     per_second: float | None = None,
@@ -329,6 +360,8 @@ def measurement(
 
     Args:
         folder: the bundle.
+        majority: the images of `learned` with every gate held at its majority; None for a network
+            without gates.
         as_board: a board with the same core whose clock and energy count; None takes the target's.
         per_second: inferences per second, for the average power.
         battery: capacity in mAh and mean voltage, for its life.
@@ -363,6 +396,7 @@ def measurement(
         },
         **{key: figures[key] for key in ("accuracy", "macs", "gates", "answers")},
         "accounts": rows,
+        "verdict": None if majority is None else against_majority(plan, learned, majority),
         "duty": None
         if per_second is None
         else duty(cycles[-1]["inference"], board, per_second, battery),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,9 @@ from cgate.core.plan import Bundle, Plan, load_bundle
 from cgate.core.targets import Target, find_target
 from cgate.host_tools.inputs import load_inputs
 from cgate.host_tools.page.layout import page
+from cgate.host_tools.runs import Run, choose_run, find_runs
 from cgate.host_tools.summary import Numbers, Records, headline, records
-from cgate.host_tools.trace import Trace, read_trace
+from cgate.host_tools.trace import Trace
 from cgate.host_tools.verify import FIDELITY, VERIFICATION
 
 SCHEMA = 1
@@ -29,44 +29,6 @@ HTML = "report.html"
 JSON = "report.json"
 BINS = 60
 EXAMPLES = 6
-
-
-@dataclass(frozen=True)
-class Run:
-    """A trace and the name of its folder under runs/."""
-
-    name: str
-    trace: Trace
-
-
-def find_runs(bundle: Bundle) -> list[Run]:
-    """The traces under the bundle's runs/ that belong to its present plan, by name."""
-    runs = [
-        Run(path.parent.name, read_trace(path))
-        for path in sorted((bundle.folder / "runs").glob("*/trace.json"))
-    ]
-    return [run for run in runs if run.trace.plan_sha256 == bundle.sha256 and run.trace.images]
-
-
-def choose_run(bundle: Bundle, runs: Sequence[Run], name: str | None) -> Run:
-    """The run to report: the one called `name`, else the learned one under QEMU with most images.
-
-    Raises:
-        CgateError: there is none.
-    """
-    hint = f"cgate run {bundle.folder}"
-    if name is not None:
-        for run in runs:
-            if run.name == name:
-                return run
-        known = ", ".join(run.name for run in runs) or "none"
-        raise CgateError(f"no run {name!r} of this bundle's present plan; there are: {known}", hint)
-    learned = [run for run in runs if run.trace.gates == "learned"]
-    if not learned:
-        raise CgateError(
-            f"{bundle.folder} has no run with learned gates that belongs to its present plan", hint
-        )
-    return max(learned, key=lambda run: (run.trace.runner == "qemu", len(run.trace.images)))
 
 
 def _all_open(plan: Plan, runs: Sequence[Run], chosen: Run) -> dict[str, Any] | None:

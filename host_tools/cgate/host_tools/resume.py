@@ -32,7 +32,9 @@ second."""
 _DTYPES = {"decisions": np.uint8, "logits": np.int8}
 
 
-def _identity(build: Build, images: NDArray[np.int8], gates: str) -> dict[str, Any]:
+def _identity(
+    build: Build, images: NDArray[np.int8], gates: str | NDArray[np.uint8]
+) -> dict[str, Any]:
     """What must be the same for results to belong to one run."""
     return {
         "program": sha256(build.program.read_bytes()),
@@ -40,7 +42,7 @@ def _identity(build: Build, images: NDArray[np.int8], gates: str) -> dict[str, A
         "target": "" if build.target is None else build.target.name,
         "on": build.on,
         "io": build.io,
-        "gates": gates,
+        "gates": gates if isinstance(gates, str) else gates.tolist(),
         "images": sha256(np.ascontiguousarray(images).tobytes()),
     }
 
@@ -95,7 +97,7 @@ def run_resumable(
     build: Build,
     images: NDArray[np.int8],
     *,
-    gates: str,
+    gates: str | NDArray[np.uint8],
     jobs: int | None,
     timeout_s: float,
     progress: Progress,
@@ -107,6 +109,8 @@ def run_resumable(
 
     Args:
         folder: of the run; made if missing.
+        gates: "learned", "open" or "shut" for all, or uint8 [gates] as `runner.run` takes per
+            image.
 
     Raises:
         CgateError: as `runner.run` does, or the folder cannot be written.
@@ -128,7 +132,7 @@ def run_resumable(
         made = runner.run(
             build,
             part,
-            gates=gates,
+            gates=gates if isinstance(gates, str) else np.tile(gates, (len(part), 1)),
             jobs=jobs,
             timeout_s=timeout_s,
             progress=_Within(progress),

@@ -16,6 +16,13 @@ from cgate.host_tools.trace import Trace
 
 Numbers = NDArray[np.int64]
 
+KINDS = {
+    "instructions": "instructions",
+    "modelled_cycles": "modelled cycles",
+    "board_cycles": "board cycles",
+}
+"""What is counted, by where it comes from; figures of different sources are never mixed."""
+
 
 @dataclass(frozen=True)
 class Records:

@@ -14,11 +14,11 @@ from cgate.core.errors import CgateError
 from cgate.core.files import read_json, write_text
 from cgate.core.plan import Bundle, Plan
 from cgate.host_tools.build import Build
-from cgate.host_tools.runner import Result
+from cgate.host_tools.runner import FORCE, Result
 
 SCHEMA = 1
 RUNNERS = ("qemu", "host", "serial", "renode")
-GATES = ("learned", "open", "shut")
+GATES = ("learned", "open", "shut", "majority")
 
 
 @dataclass(frozen=True)
@@ -100,19 +100,20 @@ class Trace:
     modelled_cycles: ModelledCycles | None = None
 
 
-def ran_units(plan: Plan, decisions: NDArray[np.uint8], gates: str) -> NDArray[np.uint8]:
+def ran_units(
+    plan: Plan, decisions: NDArray[np.uint8], gates: str | NDArray[np.uint8]
+) -> NDArray[np.uint8]:
     """Which units run, by the plan's conditions.
 
     Args:
         decisions: uint8 [n, gates], what the gates themselves said; 0 where not reached.
-        gates: "learned", or "open" or "shut" for all.
+        gates: "learned", or "open" or "shut" for all; or uint8 [gates] with the codes of FORCE.
 
     Returns:
         uint8 [n, units], 1 where the unit ran.
     """
-    opened = (
-        decisions.astype(bool) if gates == "learned" else np.full(decisions.shape, gates == "open")
-    )
+    force = np.full(len(plan.gates), FORCE[gates]) if isinstance(gates, str) else gates
+    opened = np.where(force == FORCE["learned"], decisions == 1, force == FORCE["open"])
     return plan.ran(opened).astype(np.uint8)
 
 
@@ -122,6 +123,7 @@ def make_trace(
     results: Sequence[Result],
     *,
     gates: str,
+    force: NDArray[np.uint8] | None = None,
     data: str,
     split: str,
     images: Sequence[int],
@@ -131,7 +133,8 @@ def make_trace(
 
     Args:
         results: one per image, from `runner.run` without `show`.
-        gates: what `runner.run` was given.
+        gates: how gates were treated, one of GATES.
+        force: uint8 [gates] with the codes of FORCE, where `gates` does not say it.
         images: indices into the split.
         labels: true classes.
 
@@ -142,7 +145,7 @@ def make_trace(
     # Not -1: without gates the array is empty, and numpy could not tell the number of rows.
     shape = (len(results), len(plan.gates))
     decisions = np.array([r.decisions for r in results], np.uint8).reshape(shape)
-    ran = ran_units(plan, decisions, gates)
+    ran = ran_units(plan, decisions, gates if force is None else force)
     instructions = None
     if build.on == "qemu":
         units = np.array([r.instructions for r in results], np.int64).reshape(ran.shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,15 +21,18 @@ from cgate.host_tools.commands.options import (
     target_option,
 )
 from cgate.host_tools.console import facts, table
+from cgate.host_tools.summary import KINDS
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from cgate.host_tools.inputs import Inputs
+    from cgate.host_tools.trace import Trace
 
 FORCED = 8
 """Images with all gates open, and with all shut: their cost hardly depends on the image."""
 
-KINDS = {
-    "instructions": "instructions",
-    "modelled_cycles": "modelled cycles",
-    "board_cycles": "board cycles",
-}
 COLUMNS = {
     "mean": "mean",
     "p5": "p5",
@@ -175,7 +178,11 @@ def lines(value: Mapping[str, Any]) -> list[str]:
             )
         )
     made = [*facts(pairs), "", *_inference_table(value), "", *_unit_table(value)]
-    return [*made, "", *_savings_table(value), "", f"file  {value['file']}"]
+    made += ["", *_savings_table(value)]
+    texts = [value["accounts"][-1]["savings"]["text"]]
+    texts += [value["verdict"]["text"]] if value["verdict"] else []
+    made += ["", *(text for text in texts if text)]
+    return [*made, "", *facts([("file", value["file"]), ("report", value["html"])])]
 
 
 @click.command(
@@ -244,12 +251,18 @@ def command(
 ) -> Outcome:
     """Measure what an inference of BUNDLE costs: the distribution and the worst case.
 
-    Runs the images with the learned gates, and a few with all gates open and all shut. Writes
-    measure.json; goes on where Ctrl-C stopped it.
+    Runs the images with the learned gates, all again with every gate held at its usual decision,
+    and a few with all gates open and all shut. Writes measure.json and the report; goes on where
+    Ctrl-C stopped it.
     """
+    import numpy as np
+
     from cgate.host_tools.evaluate import evaluate
     from cgate.host_tools.inputs import load_inputs
+    from cgate.host_tools.majority import held_gates
     from cgate.host_tools.measure import MEASUREMENT, board_for, measurement
+    from cgate.host_tools.report import HTML, write_report
+    from cgate.host_tools.resume import PARTIAL
 
     if battery_mah is not None and per_second is None:
         raise click.UsageError("--battery-mah says nothing without --per-second")
@@ -263,31 +276,45 @@ def command(
         images=inputs.images[:FORCED],
         labels=inputs.labels[:FORCED],
     )
-    # The short runs first: what is left after Ctrl-C is then the one that goes on.
-    traces = {
-        gates: evaluate(
+    paths: list[Path] = []
+
+    def run(gates: str, images: Inputs, force: NDArray[np.uint8] | None = None) -> Trace:
+        # What is finished stays at hand until all is: then Ctrl-C never costs a whole run.
+        trace, path = evaluate(
             bundle,
-            inputs if gates == "learned" else few,
+            images,
             target=target,
             on=on,
             port=port,
             gates=gates,
+            force=force,
             jobs=jobs,
+            keep_partial=True,
             progress=progress(),
-        )[0]
-        for gates in ("open", "shut", "learned")
-    }
+        )
+        paths.append(path)
+        return trace
+
+    opened, shut = run("open", few), run("shut", few)
+    learned, majority = run("learned", inputs), None
+    if any(unit.role == "gate" for unit in plan.units):
+        said = np.array(learned.decisions, np.uint8)
+        majority = run("majority", inputs, held_gates(plan, said))
     value = measurement(
         bundle,
         plan,
-        traces["learned"],
-        traces["open"],
-        traces["shut"],
+        learned,
+        opened,
+        shut,
+        majority,
         as_board=board,
         per_second=per_second,
         battery=None if battery_mah is None else (battery_mah, battery_v),
     )
     path = bundle / MEASUREMENT
     write_json(path, value)
-    value = {**value, "file": str(path)}
+    for done in paths:
+        (done.parent / PARTIAL).unlink(missing_ok=True)
+    write_report(bundle, run=paths[2].parent.name, data_dir=data_dir)
+    value = {**value, "file": str(path), "html": str(bundle / HTML)}
     return Outcome(value, lines(value))

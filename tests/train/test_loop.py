@@ -22,7 +22,8 @@ from cgate.train.evaluate import evaluate
 from cgate.train.gates import all_open, fixed
 from cgate.train.loop import one_cycle, train
 from cgate.train.ranges import load_model
-from cgate.train.recipes import Recipe
+from cgate.train.recipes import Recipe, find_recipe
+from cgate.train.resume import check_recipe
 
 # The same bytes for the same recipe; run.json and the events also tell of time.
 SAME = {
@@ -263,3 +264,11 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_first_step(
     with pytest.raises(CgateError, match="cannot write"):
         train(tiny, tmp_path / "file" / "run", progress=heard)
     assert heard.left == 1_000_000
+
+
+def test_a_run_from_before_a_key_of_the_recipe_goes_on(tmp_path: Path) -> None:
+    recipe = find_recipe("demo").to_json()
+    older = {key: value for key, value in recipe.items() if key != "cost"}
+    check_recipe(tmp_path, older, recipe)
+    with pytest.raises(CgateError, match="cost 'macs' there, 'cortex-m4' now"):
+        check_recipe(tmp_path, older, {**recipe, "cost": "cortex-m4"})

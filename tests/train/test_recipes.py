@@ -132,3 +132,14 @@ def test_a_recipe_is_plain_json() -> None:
 def test_recipes_can_be_listed_without_torch() -> None:
     code = "import sys, cgate.train, cgate.train.recipes; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})
+
+
+def test_the_penalty_counts_macs_or_cycles_of_a_target() -> None:
+    recipe = find_recipe("demo")
+    network = recipe.network(load_dataset("digits"))
+    assert recipe.costs(network) == network_macs(network)
+    cycles = replace(recipe, cost="cortex-m4").costs(network)
+    assert cycles.bodies.keys() == network_macs(network).bodies.keys()
+    assert cycles == replace(recipe, cost="mps2-an386").costs(network)
+    with pytest.raises(CgateError, match="unknown target 'cortex-m5'"):
+        replace(recipe, cost="cortex-m5")

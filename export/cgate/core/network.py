@@ -230,11 +230,11 @@ def head_macs(shape: tuple[int, int, int], classes: int) -> int:
 
 
 @dataclass(frozen=True)
-class UnitMacs:
-    """Cost in MACs of the parts of a network; the mappings are by block name.
+class UnitCosts:
+    """Cost of the parts of a network, in MACs or cycles; the mappings are by block name.
 
-    Only shortcuts that are projections cost anything and stand in `shortcuts`. `pools` are those
-    behind blocks; the one behind the stem is in `stem`.
+    What costs nothing need not stand in them: a shortcut that is no projection has no MACs.
+    `pools` are those behind blocks; the one behind the stem is in `stem`.
     """
 
     stem: int
@@ -252,7 +252,7 @@ class UnitMacs:
         return self.stem + sum(sum(part.values()) for part in parts) + self.head
 
 
-def network_macs(network: Network) -> UnitMacs:
+def network_macs(network: Network) -> UnitCosts:
     """Cost of every part of `network`, in MACs per image. Adds and copies count nothing."""
     height, width, _ = network.input_shape
     height, width = conv_output(height, network.stem), conv_output(width, network.stem)
@@ -284,7 +284,7 @@ def network_macs(network: Network) -> UnitMacs:
         if block.name in leaving:
             exits[block.name] = head_macs((height, width, channels), network.classes)
     head = head_macs((height, width, channels), network.classes)
-    return UnitMacs(stem, gates, bodies, head, exits, shortcuts, pools)
+    return UnitCosts(stem, gates, bodies, head, exits, shortcuts, pools)
 
 
 def _get(value: Any, key: str, kind: type, where: str) -> Any:

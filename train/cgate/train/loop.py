@@ -114,6 +114,7 @@ class Run:
         self.device = pick_device()
         self.network = recipe.network(dataset)
         self.macs = network_macs(self.network)
+        self.costs = recipe.costs(self.network)
         # The caller's random numbers stay as they are.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
@@ -177,7 +178,7 @@ class Run:
         loss = functional.cross_entropy(output.logits, labels)
         share = torch.ones_like(loss)
         if output.gates:
-            share = executed_share(output.gates, self.macs)
+            share = executed_share(output.gates, self.costs)
             loss = loss + cost_penalty(
                 share,
                 recipe.tau,

@@ -1,4 +1,4 @@
-"""What training pays for besides wrong answers: executed MACs, and bodies that change much."""
+"""What training pays for besides wrong answers: executed cost, and bodies that change much."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from cgate.core.network import UnitMacs
+from cgate.core.network import UnitCosts
 from cgate.train.gates import Score
 from cgate.train.maps import cosine
 
 
-def executed_share(gates: Mapping[str, Tensor], macs: UnitMacs) -> Tensor:
-    """Executed MACs over the MACs of the dense network, mean over a batch; differentiable.
+def executed_share(gates: Mapping[str, Tensor], costs: UnitCosts) -> Tensor:
+    """Executed cost over the cost of the dense network, mean over a batch; differentiable.
 
     The body of a shut gate counts as saved, also where the gate needs F(x) and saves nothing
     (`cir`): that is the quantity which the paper penalises. Evaluation counts such bodies in full.
@@ -24,18 +24,18 @@ def executed_share(gates: Mapping[str, Tensor], macs: UnitMacs) -> Tensor:
 
     Args:
         gates: gate values float32 [N] by block name, one entry per gated block; not empty.
-        macs: cost of the parts, from `cgate.core.network.network_macs`.
+        costs: of the parts, from `network_macs` or `network_cycles`.
 
     Returns:
         A scalar, float32.
     """
-    always = macs.stem + macs.head
+    always = costs.stem + costs.head
     always += sum(
-        sum(part.values()) for part in (macs.gates, macs.exits, macs.shortcuts, macs.pools)
+        sum(part.values()) for part in (costs.gates, costs.exits, costs.shortcuts, costs.pools)
     )
-    always += sum(cost for block, cost in macs.bodies.items() if block not in gates)
-    gated = torch.stack([gate.mean() * macs.bodies[block] for block, gate in gates.items()])
-    return (always + gated.sum()) / macs.dense
+    always += sum(cost for block, cost in costs.bodies.items() if block not in gates)
+    gated = torch.stack([gate.mean() * costs.bodies[block] for block, gate in gates.items()])
+    return (always + gated.sum()) / costs.dense
 
 
 def cost_penalty(share: Tensor, tau: float, weight: float, progress: float) -> Tensor:

@@ -8,11 +8,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from cgate.core.costs import cost_table
 from cgate.core.data import DATASETS, Dataset
 from cgate.core.errors import CgateError
 from cgate.core.files import json_text
 from cgate.core.gates import GATE_KINDS, Gate
-from cgate.core.network import Exit, Network, check_exits, network_macs
+from cgate.core.network import Exit, Network, UnitCosts, check_exits, network_macs
+from cgate.core.targets import find_target
+from cgate.core.unit_cycles import network_cycles
 from cgate.train.networks import NETWORKS, build_network, task_of
 from cgate.train.schedules import SCHEDULES
 
@@ -77,7 +80,8 @@ class Recipe:
         gate_lr: peak learning rate of the gates' weights (Adam).
         distillation: weight of the error of predicted CIRs ("cir-predicted").
         cir_gradient: let the trunk feel that its CIR is predicted ("cir-predicted").
-        tau: share of the dense network's MACs that costs nothing.
+        tau: share of the dense network's cost that costs nothing.
+        cost: what tau is a share of: "macs", or cycles of this target's cost table.
         cost_weight: of (share - tau)^2 above that.
         warmup: fraction over which the cost's weight grows from 0; 0 is all of it at once.
         consistency: weight of the consistency loss, 0 for none.
@@ -113,6 +117,7 @@ class Recipe:
     gate_lr: float = 2e-3
     distillation: float = 1.0
     cir_gradient: bool = False
+    cost: str = "macs"
     cost_weight: float = 10.0
     warmup: float = 0.25
     consistency: float = 0.0
@@ -172,6 +177,8 @@ class Recipe:
         ):
             check(key, getattr(self, key) >= 0, "0 or more")
 
+        if self.cost != "macs":
+            find_target(self.cost)
         if self.exits is not None:
             check("exits", not self.exits.problem, self.exits.problem)
 
@@ -245,11 +252,21 @@ class Recipe:
             gate_downsampling=self.gate_downsampling,
         )
 
+    def costs(self, network: Network) -> UnitCosts:
+        """What the penalty counts.
+
+        Raises:
+            CgateError: the target of `cost` has no cost table.
+        """
+        if self.cost == "macs":
+            return network_macs(network)
+        return network_cycles(network, cost_table(find_target(self.cost)))
+
     def _rate(self, network: Network) -> float:
         """The open rate at which gates that cost nothing execute `tau` of the dense network."""
-        macs = network_macs(network)
-        gated = sum(macs.bodies[block.name] for block in network.gated)
-        return min(1.0, max(0.0, 1 - (1 - self.tau) * macs.dense / gated)) if gated else 1.0
+        costs = self.costs(network)
+        gated = sum(costs.bodies[block.name] for block in network.gated)
+        return min(1.0, max(0.0, 1 - (1 - self.tau) * costs.dense / gated)) if gated else 1.0
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values, for the card."""

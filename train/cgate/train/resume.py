@@ -6,6 +6,7 @@ one epoch ahead after a crash and is cut back.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from torch.optim import Optimizer
 
 from cgate.core.errors import CgateError
 from cgate.core.files import read_json, write_bytes, write_json
+from cgate.train.recipes import recipe_from_json
 from cgate.train.world import ALONE, World
 
 LAST = "last.safetensors"
@@ -146,6 +148,9 @@ def check_recipe(out: Path, stored: Any, recipe: Mapping[str, Any]) -> None:
     """
     if not isinstance(stored, dict):
         raise CgateError(f"{out} holds a run without a recipe", "choose another --out")
+    # A key that is younger than the run has its default there. What is no recipe at all differs.
+    with contextlib.suppress(CgateError):
+        stored = recipe_from_json(stored).to_json()
     differ = [
         f"{key} {stored.get(key)!r} there, {recipe.get(key)!r} now"
         for key in sorted(stored.keys() | recipe.keys())

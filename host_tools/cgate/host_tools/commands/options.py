@@ -92,6 +92,8 @@ def recipe_options(function: F) -> F:
         click.option("--data", metavar="NAME", help="Instead of the recipe's."),
         click.option("--ablation", metavar="NAME",
                      help="Take one thing away, such as no-cir; an unknown name lists all."),
+        click.option("--cost", metavar="macs|TARGET",
+                     help="What the penalty counts: MACs, or cycles of this target's cost table."),
         click.option("--gate", metavar="KIND",
                      help="Kind of gate, or none, for the recipe's; an unknown name lists all."),
     ):  # fmt: skip

@@ -28,8 +28,8 @@ def layer(cin: int = 8, cout: int = 8, weight: int = 3, **fields: Any) -> ConvLa
         (layer(kernel=5), "3x3"),
         (layer(stride=2), "stride"),
         (layer(pad_top=0), "padding"),
-        (layer(cin=6), "multiples of 4"),
-        (layer(cout=6), "multiples of 4"),
+        (layer(cin=3), None),
+        (layer(cout=6), "multiple of 4"),
         # 255 * 127 * 9 * cin stays below 2^25 up to 115 channels.
         (layer(cin=112, weight=127), None),
         (layer(cin=116, weight=127), "2^25"),

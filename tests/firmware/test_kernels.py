@@ -137,6 +137,8 @@ def conv2d_s8_3x3(source: Source) -> Case:
     h, w = source.whole(1, 13), source.whole(1, 19)
     # 16, 32 and 64 have code of their own.
     cin, cout = 4 * int(source.rng.choice([1, 2, 3, 4, 5, 6, 8, 16])), 4 * source.whole(1, 3)
+    if source.rng.random() < 0.3:
+        cin = source.whole(1, 11)
     weights = source.int8(cout, 3, 3, cin, low=-127)
     weights[0] = 127
     shapes = ((h, w, cin), (h, w, cout), 1, 1, 1)

@@ -114,12 +114,16 @@ def _columns(shape: Shape) -> list[int]:
 
 
 def _tiles(shape: Shape) -> list[int]:
-    """Winograd, tiles of 4x4, two at a time; those at the edge are cut to what is inside."""
+    """Winograd, tiles of 4x4, two at a time; those at the edge are cut to what is inside.
+
+    Pixels that are no whole words are filled up.
+    """
     height, width, outputs = shape.output
-    channels = shape.input[2]
+    channels = 4 * _up(shape.input[2], 4)
     strips = _up(height, 4)
     pairs, tiles = strips * _up(width, 8), strips * _up(width, 4)
     whole = (height // 4) * (width // 4)
+    loops = channels not in (4, 16, 32, 64)  # in place of straight code
     return [
         pairs * channels * outputs,
         tiles * outputs,
@@ -130,9 +134,13 @@ def _tiles(shape: Shape) -> list[int]:
         (tiles - whole) * outputs,
         (shape.pixels - 16 * whole) * outputs,
         pairs * outputs,
-        pairs * outputs * (channels not in (16, 32, 64)),  # a loop in place of straight code
+        pairs * outputs * loops,
+        pairs * outputs * (channels == 4),  # the shortest straight code
         pairs * outputs * (channels // 2 % 4),  # Helium takes four pairs of channels at a time
         min(strips, 2) * width * channels,
+        6 * strips * width * (channels - shape.input[2]),
+        pairs * channels * loops,
+        pairs * outputs * loops * _up(channels // 4 - 1, 8),  # turns
     ]
 
 
@@ -175,7 +183,7 @@ def _depthwise(shape: Shape) -> list[int]:
 
 def _tiles_int8(shape: Shape) -> list[int]:
     """The same with passes over many tiles, each of which transforms the weights first."""
-    channels, outputs = shape.input[2], shape.output[2]
+    channels, outputs = 4 * _up(shape.input[2], 4), shape.output[2]
     spans = _up(shape.output[0], 4) * _up(shape.output[1], 8)
     passes = _up(spans, max(1, 128 // channels))
     return [passes * channels * outputs, *_tiles(shape)]

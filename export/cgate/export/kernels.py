@@ -174,8 +174,8 @@ def _winograd_refuses(layer: ConvLayer) -> str | None:
     same = layer.in_shape[:2] == layer.out_shape[:2]
     if not same or (layer.pad_top, layer.pad_left) != (1, 1):
         return "padding is not 1"
-    if layer.in_shape[2] % 4 != 0 or layer.out_shape[2] % 4 != 0:
-        return "channels are no multiples of 4"
+    if layer.out_shape[2] % 4 != 0:
+        return "output channels are no multiple of 4"
     if (255 * _magnitudes(layer)).max() >= 1 << 25:
         return "accumulators may reach 2^25"
     # bias2 holds the input zero point's share too: bound it with the accumulator.
@@ -191,9 +191,15 @@ def _winograd_bias(layer: ConvLayer) -> NDArray[np.int64]:
     return bias
 
 
+def _winograd_weights(layer: ConvLayer) -> NDArray[np.int8]:
+    """Weights with zeros for the channels that fill up those of the input to a multiple of 4."""
+    return np.pad(layer.weights, ((0, 0), (0, 0), (0, 0), (0, -layer.in_shape[2] % 4)))
+
+
 def _winograd_pack(layer: ConvLayer) -> Words:
-    outputs, _, _, inputs = layer.weights.shape
-    transformed = np.einsum("ia,oabc,jb->oijc", _G, layer.weights.astype(np.int64), _G)
+    weights = _winograd_weights(layer)
+    outputs, _, _, inputs = weights.shape
+    transformed = np.einsum("ia,oabc,jb->oijc", _G, weights.astype(np.int64), _G)
     words = _pairs(transformed.reshape(outputs // 4, 4, 36, inputs)).transpose(0, 2, 3, 1)
     return np.concatenate([_channels(layer, _winograd_bias(layer)).ravel(), words.ravel()])
 
@@ -204,6 +210,7 @@ def _winograd_sizes(layer: ConvLayer) -> tuple[int, int, int, int]:
     Strip and inputs are transformed; a span is two tiles side by side.
     """
     height, width, inputs = layer.in_shape
+    inputs = _round_up(inputs, 4)
     across = -(-width // 8)
     strip = (8 * across + 2) * inputs // 2 * 6
     return strip, 6 * width * inputs // 4, 36 * inputs, across * -(-height // 4)
@@ -224,8 +231,9 @@ WINOGRAD = ConvKernel(
 
 
 def _winograd_int8_pack(layer: ConvLayer) -> Words:
-    outputs, _, _, inputs = layer.weights.shape
-    groups = layer.weights.reshape(outputs, 9, inputs // 4, 4).transpose(0, 2, 1, 3)
+    weights = _winograd_weights(layer)
+    outputs, _, _, inputs = weights.shape
+    groups = weights.reshape(outputs, 9, inputs // 4, 4).transpose(0, 2, 1, 3)
     words = np.ascontiguousarray(groups).view("<i4").astype(np.int32)
     return np.concatenate([_channels(layer, _winograd_bias(layer)).ravel(), words.ravel()])
 
@@ -236,7 +244,7 @@ _PASS_BYTES = 18432  # as in firmware/src/dsp/cg_conv2d_s8_winograd.c
 def _winograd_int8_scratch(layer: ConvLayer) -> int:
     strip, rows, span, spans = _winograd_sizes(layer)
     passes = -(-spans // max(_PASS_BYTES // (4 * span), 1))
-    weights = 36 * layer.in_shape[2] // 2 * 4
+    weights = 36 * _round_up(layer.in_shape[2], 4) // 2 * 4
     return 4 * (max(strip, weights) + rows + -(-spans // passes) * span + 36 * 8)
 
 

@@ -10,6 +10,9 @@
  * and its passes have one span. dsp_winograd_int8 reads int8 weights and transforms them into
  * scratch memory once per pass, so its passes are long, and its scratch memory larger.
  *
+ * Input channels count as a multiple of 4; where they are none, the rows of every strip are copied,
+ * with zeros between the pixels.
+ *
  * Packed weights: cg_dsp_channel [out_channels], then words
  * dsp_winograd: [out_channels / 4][36 positions][in_channels / 2][4 output channels],
  * dsp_winograd_int8: [out_channels][in_channels / 4][9 taps], of four bytes.
@@ -24,12 +27,13 @@ enum { PASS_BYTES = 18432 };
 
 /* Sizes in spans, and where the parts of the scratch memory begin, in words. */
 typedef struct {
+    size_t pairs;   /* of input channels */
     size_t across;  /* spans in a strip */
     size_t spans;   /* in all */
     size_t pass;    /* in a pass */
     size_t columns; /* of the strip: left padding, whole spans, right padding */
     size_t weights; /* transformed, [36][pairs][4] */
-    size_t rows;    /* input rows of a strip at a border, [6][in_width][in_channels] bytes */
+    size_t rows;    /* copied input rows of a strip, [6][in_width][2 * pairs] bytes */
     size_t inputs;  /* transformed, [pass][36][pairs][2] */
     size_t sums;    /* [36][8] */
     size_t end;
@@ -40,10 +44,11 @@ static size_t larger(size_t a, size_t b) {
 }
 
 static layout lay_out(const cg_conv2d_s8 *p, int int8) {
-    const size_t pairs = (size_t)p->in_channels / 2;
+    const size_t pairs = ((size_t)p->in_channels + 3) / 4 * 2;
     const size_t span = (size_t)CG_POSITIONS * pairs * CG_TILES;
-    const size_t rows = (size_t)CG_WINDOW * p->in_width * p->in_channels / 4;
+    const size_t rows = (size_t)CG_WINDOW * p->in_width * pairs / 2;
     layout at;
+    at.pairs = pairs;
     at.across = ((size_t)p->in_width + CG_SPAN - 1) / CG_SPAN;
     at.spans = at.across * (((size_t)p->in_height + CG_TILE - 1) / CG_TILE);
     at.columns = at.across * CG_SPAN + 2;
@@ -69,40 +74,61 @@ static layout lay_out(const cg_conv2d_s8 *p, int int8) {
     return at;
 }
 
+/* A row whose pixels are no whole words, each filled up with zeros. */
+static uint32_t *copy_pixels(const cg_conv2d_s8 *p, const int8_t *in, uint32_t *to) {
+    for (size_t x = p->in_width; x != 0; x--) {
+        for (size_t left = p->in_channels; left != 0;) {
+            uint32_t word = (uint8_t)*in++;
+            left--;
+            for (unsigned bits = 8; left != 0 && bits != 32; bits += 8, left--) {
+                word |= (uint32_t)(uint8_t)*in++ << bits;
+            }
+            *to++ = word;
+        }
+    }
+    return to;
+}
+
+static uint32_t *copy_words(const int8_t *in, size_t words, uint32_t *to) {
+    for (; words >= 4; words -= 4, in += 16, to += 4) {
+        const uint32_t w0 = cg_dsp_load(in), w1 = cg_dsp_load(in + 4), w2 = cg_dsp_load(in + 8),
+                       w3 = cg_dsp_load(in + 12);
+        to[0] = w0;
+        to[1] = w1;
+        to[2] = w2;
+        to[3] = w3;
+    }
+    for (; words != 0; words--, in += 4) {
+        *to++ = cg_dsp_load(in);
+    }
+    return to;
+}
+
 /* The rows first .. first + 5 of the input, those outside filled with the zero point. */
 static __attribute__((noinline)) void copy_rows(const cg_conv2d_s8 *p, const int8_t *input,
-                                                int first, uint32_t *to) {
-    const size_t words = (size_t)p->in_width * p->in_channels / 4;
+                                                int first, size_t pairs, uint32_t *to) {
+    const size_t words = p->in_width * pairs / 2;
     const uint32_t zero = (uint8_t)p->in_zero_point * 0x01010101u;
     for (int y = first; y < first + CG_WINDOW; y++) {
-        size_t left = words;
+        const int8_t *const in = input + (size_t)(y < 0 ? 0 : y) * p->in_width * p->in_channels;
         if (y < 0 || y >= p->in_height) {
-            for (; left != 0; left--) {
+            for (size_t left = words; left != 0; left--) {
                 *to++ = zero;
             }
-            continue;
-        }
-        const int8_t *in = input + (size_t)y * words * 4;
-        for (; left >= 4; left -= 4, in += 16, to += 4) {
-            const uint32_t w0 = cg_dsp_load(in), w1 = cg_dsp_load(in + 4), w2 = cg_dsp_load(in + 8),
-                           w3 = cg_dsp_load(in + 12);
-            to[0] = w0;
-            to[1] = w1;
-            to[2] = w2;
-            to[3] = w3;
-        }
-        for (; left != 0; left--, in += 4) {
-            *to++ = cg_dsp_load(in);
+        } else if (p->in_channels % 4 == 0) {
+            to = copy_words(in, words, to);
+        } else {
+            to = copy_pixels(p, in, to);
         }
     }
 }
 
 /* The columns of padding, left and right: of a constant column only component 1 of the vertical
  * transform is not zero. */
-static void pad_columns(const cg_conv2d_s8 *p, size_t columns, uint32_t *strip) {
+static void pad_columns(const cg_conv2d_s8 *p, const layout *at, uint32_t *strip) {
     const uint32_t pad = cg_dsp_pair(-6 * (p->in_zero_point + 128));
-    const size_t words = (size_t)p->in_channels / 2 * CG_WINDOW;
-    for (size_t x = 0; x < columns; x = x == 0 ? (size_t)p->in_width + 1 : x + 1) {
+    const size_t words = at->pairs * CG_WINDOW;
+    for (size_t x = 0; x < at->columns; x = x == 0 ? (size_t)p->in_width + 1 : x + 1) {
         uint32_t *const to = strip + x * words;
         for (size_t i = 0; i < words; i++) {
             to[i] = i % CG_WINDOW == 1 ? pad : 0;
@@ -111,16 +137,16 @@ static void pad_columns(const cg_conv2d_s8 *p, size_t columns, uint32_t *strip) 
 }
 
 /* The vertical transform of the strip whose first output row is y. */
-static void transform_strip(const cg_conv2d_s8 *p, const int8_t *input, int y, uint32_t *rows,
+static void transform_strip(const cg_conv2d_s8 *p, const int8_t *input, int y, const layout *at,
                             uint32_t *strip) {
-    const size_t row = (size_t)p->in_width * p->in_channels;
+    const size_t row = p->in_width * at->pairs * 2;
     /* A number first: above the map there is nothing to point to. */
     const int8_t *from = (const int8_t *)((uintptr_t)input + (size_t)(y - 1) * row);
-    if (y == 0 || y + CG_TILE + 1 > p->in_height) {
-        copy_rows(p, input, y - 1, rows);
-        from = (const int8_t *)rows;
+    if (y == 0 || y + CG_TILE + 1 > p->in_height || p->in_channels % 4 != 0) {
+        copy_rows(p, input, y - 1, at->pairs, strip + at->rows);
+        from = (const int8_t *)(strip + at->rows);
     }
-    cg_dsp_winograd_rows(from, row, strip + (size_t)p->in_channels / 2 * CG_WINDOW);
+    cg_dsp_winograd_rows(from, row, strip + at->pairs * CG_WINDOW);
 }
 
 /* Four channels of a tile, of which `rows` and `columns` lie inside, to the output. */
@@ -158,12 +184,12 @@ convolve(const cg_conv2d_s8 *p, const int8_t *input, int8_t *output, void *scrat
     }
     if (p->kernel_height != 3 || p->kernel_width != 3 || p->stride != 1 || p->pad_top != 1 ||
         p->pad_left != 1 || p->in_height != p->out_height || p->in_width != p->out_width ||
-        p->in_channels % 4 != 0 || p->in_channels == 0 || p->out_channels % 4 != 0) {
+        p->in_channels == 0 || p->out_channels % 4 != 0) {
         return CG_ERR_PARAM;
     }
     const layout at = lay_out(p, int8);
     const int height = p->in_height, width = p->in_width;
-    const size_t pairs = (size_t)p->in_channels / 2, pixel = p->out_channels;
+    const size_t pairs = at.pairs, pixel = p->out_channels;
     const size_t span = (size_t)CG_POSITIONS * pairs * CG_TILES, row = (size_t)width * pixel;
     uint32_t *const strip = scratch;
     uint32_t *const inputs = strip + at.inputs;
@@ -175,16 +201,16 @@ convolve(const cg_conv2d_s8 *p, const int8_t *input, int8_t *output, void *scrat
 
     int y = 0, x = 0, next_y = 0, next_x = 0; /* of the pass, and of what follows */
     if (!int8) {
-        pad_columns(p, at.columns, strip);
+        pad_columns(p, &at, strip);
     }
     for (size_t first = 0; first < at.spans; first += at.pass, y = next_y, x = next_x) {
         const size_t count = at.spans - first < at.pass ? at.spans - first : at.pass;
         if (int8) {
-            pad_columns(p, at.columns, strip);
+            pad_columns(p, &at, strip);
         }
         for (size_t i = 0; i < count; i++) {
             if (next_x == 0 || (int8 && i == 0)) {
-                transform_strip(p, input, next_y, strip + at.rows, strip);
+                transform_strip(p, input, next_y, &at, strip);
             }
             cg_dsp_winograd_columns(strip + (size_t)next_x * pairs * CG_WINDOW, pairs,
                                     inputs + i * span);

@@ -175,8 +175,14 @@ void cg_dsp_mac_rewind(const uint32_t *a, const uint32_t *b, uint32_t pairs, uin
                    : "r2", "r3", "r4", "r5", "r6", "r7", "r8", "r9", "r10", "r11", "r12", "lr",    \
                      "cc", "memory")
 
-/* 16, 32 and 64 channels without loop, and two positions a turn where that is not too much code:
- * `positions` is even. */
+/* 4 (what images have, filled up), 16, 32 and 64 channels without loop, and two positions a turn
+ * where that is not too much code: `positions` is even. */
+static __attribute__((noinline)) void mac_2_pairs(const uint32_t *a, const uint32_t *b,
+                                                  uint32_t positions, int32_t *sums) {
+    STRAIGHT(TWO(BEGIN) "ldr r10, %[sums]\n\t" STORE(0)
+             TWO(BEGIN) "ldr r10, %[sums]\n\tldr r11, %[end]\n\t" STORE(32), 64);
+}
+
 static __attribute__((noinline)) void mac_8_pairs(const uint32_t *a, const uint32_t *b,
                                                   uint32_t positions, int32_t *sums) {
     STRAIGHT(TWO(BEGIN) SIX_MORE "ldr r10, %[sums]\n\t" STORE(0)
@@ -211,6 +217,9 @@ void cg_dsp_mac_rewind(const uint32_t *a, const uint32_t *b, uint32_t pairs, uin
 void cg_dsp_mac(const uint32_t *a, const uint32_t *b, uint32_t pairs, uint32_t positions,
                 int32_t *sums) {
     switch (pairs) {
+    case 2:
+        mac_2_pairs(a, b, positions, sums);
+        break;
     case 8:
         mac_8_pairs(a, b, positions, sums);
         break;

@@ -132,6 +132,9 @@ static inline __attribute__((always_inline)) void transform_columns(const uint32
 /* With a constant number of pairs, addresses are immediate offsets: a third faster. */
 void cg_dsp_winograd_columns(const uint32_t *strip, size_t pairs, uint32_t *to) {
     switch (pairs) {
+    case 2:
+        transform_columns(strip, 2, to);
+        break;
     case 8:
         transform_columns(strip, 8, to);
         break;

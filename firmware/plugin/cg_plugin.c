@@ -12,6 +12,7 @@
  * FILE gets one record per end of a region, in order, and at exit one per region that is still
  * open, outermost first: after a crash, the last one tells where it happened.
  */
+#include "cg_alignment.h"
 #include "cg_flash.h"
 #include "cg_timing.h"
 #include "qemu_plugin.h"
@@ -54,6 +55,7 @@ typedef struct block {
     counts once;
     uint64_t start, end; /* addresses */
     cg_timing first, last;
+    unsigned conditional; /* instructions behind it that its last IT still covers */
     stretch *stretches;
     size_t stretch_count;
     marker *markers;
@@ -170,16 +172,18 @@ static void on_block(unsigned int cpu, void *context) {
     }
 }
 
-/* `context`: bytes of the access where it may be unaligned, else 0. The TRM: a word takes one cycle
- * more at an even address, two at an odd one, half a word one at an odd one. */
-static void on_access(unsigned int cpu, qemu_plugin_meminfo_t info, uint64_t address,
-                      void *context) {
+static void on_unaligned(unsigned int cpu, qemu_plugin_meminfo_t info, uint64_t address,
+                         void *context) {
     (void)cpu;
-    const uintptr_t size = (uintptr_t)context;
-    if (size > 1 && (address & (size - 1)) != 0) {
-        executed.cycles += size == 4 && (address & 1) ? 2 : 1;
-    }
-    if (flash_modelled && !qemu_plugin_mem_is_store(info) && cg_flash_has((uint32_t)address)) {
+    (void)info;
+    const cg_group *shared = context;
+    executed.cycles += shared->lost[address & 3];
+}
+
+static void on_read(unsigned int cpu, qemu_plugin_meminfo_t info, uint64_t address, void *context) {
+    (void)cpu;
+    (void)context;
+    if (!qemu_plugin_mem_is_store(info) && cg_flash_has((uint32_t)address)) {
         executed.stalls += cg_flash_read(cg_flash_line((uint32_t)address));
     }
 }
@@ -227,12 +231,15 @@ static void add_stretch(block *b, uint64_t address, uint32_t cycles) {
     b->stretches[b->stretch_count - 1].cycles += cycles;
 }
 
-static void watch(struct qemu_plugin_insn *instruction, const cg_timing *t) {
+static void watch(struct qemu_plugin_insn *instruction, const cg_timing *t, cg_group *shared) {
+    if (shared != NULL) {
+        qemu_plugin_register_vcpu_mem_cb(instruction, on_unaligned, QEMU_PLUGIN_CB_NO_REGS,
+                                         QEMU_PLUGIN_MEM_RW, shared);
+    }
     const int reads = t->class == CG_LOAD || t->class == CG_BRANCH || t->class == CG_FP;
-    /* The stack is in RAM and aligned. */
-    if (t->address != 0 && !t->stack && (t->size > 1 || (flash_modelled && reads))) {
-        qemu_plugin_register_vcpu_mem_cb(instruction, on_access, QEMU_PLUGIN_CB_NO_REGS,
-                                         QEMU_PLUGIN_MEM_RW, (void *)(uintptr_t)t->size);
+    if (flash_modelled && reads && t->address != 0 && !t->stack) { /* the stack is in RAM */
+        qemu_plugin_register_vcpu_mem_cb(instruction, on_read, QEMU_PLUGIN_CB_NO_REGS,
+                                         QEMU_PLUGIN_MEM_RW, NULL);
     }
 }
 
@@ -247,10 +254,14 @@ static void on_translation(qemu_plugin_id_t id, struct qemu_plugin_tb *tb) {
     b->markers = allocate((markers + 1) * sizeof b->markers[0]);
     b->stretches = allocate((flash_modelled ? count : 1) * sizeof b->stretches[0]);
     b->start = qemu_plugin_tb_vaddr(tb);
+    cg_alignment alignment;
+    cg_alignment_open(&alignment, allocate(count * sizeof *alignment.next));
 
     marker *m = b->markers;
     const cg_timing *before = NULL;
-    unsigned conditional = 0; /* instructions that an IT still covers */
+    /* A block is translated when the one before it has run. */
+    const int cut = previous != NULL && previous->end == b->start;
+    unsigned conditional = cut ? previous->conditional : 0; /* that an IT still covers */
     for (size_t i = 0; i < count; i++) {
         struct qemu_plugin_insn *instruction = qemu_plugin_tb_get_insn(tb, i);
         const uint8_t *bytes = qemu_plugin_insn_data(instruction);
@@ -265,6 +276,7 @@ static void on_translation(qemu_plugin_id_t id, struct qemu_plugin_tb *tb) {
                                                    m++);
             b->last = (cg_timing){0};
             before = NULL;
+            cg_alignment_cut(&alignment);
             continue;
         }
         if (conditional > 0 && now.jumps) {
@@ -272,18 +284,22 @@ static void on_translation(qemu_plugin_id_t id, struct qemu_plugin_tb *tb) {
             now.may_jump = 1;
             now.cycles -= CG_REFILL;
         }
+        const int skippable = conditional > 0;
         conditional = now.it ? now.it : conditional > 0 ? conditional - 1 : 0;
         const unsigned cycles = cg_cycles(before, &now);
         b->once.cycles += cycles;
         b->once.instructions[now.class]++;
         add_stretch(b, address, cycles);
-        watch(instruction, &now);
+        unsigned unaligned = 0;
+        watch(instruction, &now, cg_align(&alignment, &now, skippable, &unaligned));
+        b->once.cycles += unaligned;
         if (i == 0) {
             b->first = now;
         }
         b->last = now;
         before = &b->last;
     }
+    b->conditional = conditional;
     for (size_t i = 0; i < markers; i++) {
         b->markers[i].tail = difference(&b->once, &b->markers[i].tail);
     }

@@ -39,11 +39,18 @@ typedef struct {
     uint8_t jumps;    /* always leaves the straight line; the refill is in `cycles` */
     uint8_t may_jump; /* a conditional branch; the refill is not in `cycles` */
     uint8_t it;       /* instructions that this IT makes conditional */
-    uint16_t written; /* registers, a bit each */
+    uint16_t written; /* registers, a bit each; without a base that write-back changes */
     uint16_t address; /* registers that the address is made of */
     uint8_t size;     /* bytes of one memory access that may be unaligned: 2, 4, or 0 */
     uint8_t stack;    /* the address is SP plus a constant */
+    /* Modulo 4, for alignment (cg_alignment.h): */
+    uint8_t base; /* `size`: register whose value, plus `offset`, the address is; or none */
+    uint8_t offset;
+    uint8_t to, from; /* `to`, if any, becomes `from` + `by` */
+    uint8_t by;
 } cg_timing;
+
+enum { CG_SP = 13, CG_PC = 15, CG_NO_REGISTER = 16 };
 
 /* Cycles to refill the pipeline after a jump. The TRM says 1 to 3, by the alignment of what is
  * jumped to and by whether its address was known early. */

@@ -1,5 +1,6 @@
 """The cycle model on code whose cycles are counted by hand from the Cortex-M4's manual."""
 
+import random
 from pathlib import Path
 
 import pytest
@@ -158,3 +159,106 @@ def test_a_block_cut_between_two_loads_costs_the_same(tmp_path: Path) -> None:
     counted = tally([jump.format(offset) + loads for offset in offsets], tmp_path)
     assert counted.cycles.tolist() == [[2 + 3 + 2 + 5 * 1] * len(offsets)]
     assert counted.instructions.tolist() == [[2 + 1 + 6] * len(offsets)]
+
+
+SHORT = ("adds", "subs")
+
+
+def arithmetic(rng: random.Random, pointers: dict[str, int], suffix: str) -> tuple[str, str, int]:
+    """An instruction on a pointer, the register that it writes, and what it then holds."""
+    to, source, by = *rng.choices(sorted(pointers), k=2), rng.randrange(8)
+    code, change = rng.choice(
+        (
+            (f"add{suffix}.w {to}, {source}, #{by}", by),
+            (f"sub{suffix}.w {to}, {source}, #{by}", -by),
+            (f"addw{suffix} {to}, {source}, #{by}", by),
+            (f"mov{suffix} {to}, {source}", 0),
+            (f"mov{suffix}.w {to}, {source}", 0),
+            (f"add{suffix}.w {to}, {source}, r8, lsl #1", 2),
+            (f"add{suffix}.w {to}, {source}, r8, lsl #2", 4),
+            (f"adds {to}, {source}, #{by}", by),
+            (f"subs {to}, {source}, #{by}", -by),
+            (f"adds {to}, #{by}", pointers[to] - pointers[source] + by),
+            (f"subs {to}, #{by}", pointers[to] - pointers[source] - by),
+        )
+    )
+    return code, to, pointers[source] + change
+
+
+def access(
+    rng: random.Random, pointers: dict[str, int], suffix: str
+) -> tuple[str, int, int, str, int]:
+    """A load or store, its cycles and those lost; the pointer, and what it then holds."""
+    pointer, by = rng.choice(sorted(pointers)), rng.randrange(-7, 8)
+    name = rng.choice(("ldr", "ldr", "str", "str", "ldrh", "ldrsh", "strh", "ldrb"))
+    size = {"h": 2, "b": 1}.get(name[-1], 4)
+    place, offset, moved = rng.choice(
+        (
+            (f"[{pointer}, #{by}]", by, 0),
+            (f"[{pointer}, #{by}]!", by, by),
+            (f"[{pointer}], #{by}", 0, by),
+            (f"[{pointer}, #{4 * abs(by)}]", 4 * abs(by), 0),
+            (f"[{pointer}, r8]", 1, 0),
+            (f"[{pointer}, r8, lsl #1]", 2, 0),
+            (f"[{pointer}, r8, lsl #2]", 4, 0),
+        )
+    )
+    address = pointers[pointer] + offset
+    lost = 0 if address % size == 0 else 2 if size == 4 and address % 2 else 1
+    cycles = 1 if name.startswith("str") and "r8" not in place else 2
+    code = f"{name}{suffix} {rng.choice(('r3', 'r6'))}, {place}"
+    return code, cycles, lost, pointer, pointers[pointer] + moved
+
+
+def straight_line(rng: random.Random) -> tuple[str, int]:
+    """Accesses at addresses that random arithmetic gives, and the cycles they take.
+
+    A NOP behind every instruction keeps all rules but that of unaligned accesses away.
+    """
+    pointers = {"r0": 96, "r1": 160, "r4": 96, "r5": 160}  # bytes from the start of the memory
+    lines = ["add r0, #96", "add r1, #96", "mov r4, r0", "mov r5, r1", "mov r8, #1", "cmp r2, #4"]
+    cycles = len(lines)
+    kinds = {"arithmetic": 6, "access": 12, "skippable": 3, "cut": 1}
+    while len(lines) < 40:
+        kind = rng.choices([*kinds], [*kinds.values()])[0]
+        if kind == "cut":  # here QEMU's block ends, and with it what is known
+            lines.append("b 9f; 9:")
+            cycles += 3
+            continue
+        suffix = rng.choice(("eq", "ne")) if kind == "skippable" else ""
+        if rng.randrange(2 if suffix else 1) or kind == "arithmetic":
+            (code, register, value), takes, lost = arithmetic(rng, pointers, suffix), 1, 0
+        else:
+            code, takes, lost, register, value = access(rng, pointers, suffix)
+        if not 64 <= value <= 192 or (suffix and code.startswith(SHORT)):
+            continue
+        if code.startswith(SHORT):  # it has changed the flags
+            code += "; cmp r2, #4"
+            takes += 1
+        lines.append(f"it {suffix}; {code}" if suffix else code)
+        cycles += bool(suffix) + takes
+        if suffix != "ne":
+            cycles += lost
+            pointers[register] = value
+    return "; nop; ".join(lines), cycles + len(lines) - 1
+
+
+def test_unaligned_accesses_are_found_from_few_addresses(tmp_path: Path) -> None:
+    """Of addresses that differ by constants only one is looked at: the others must follow."""
+    rng = random.Random(0)
+    pieces = [straight_line(rng) for _ in range(250)]
+    counted = tally([code for code, _ in pieces], tmp_path)
+    frame = 2
+    for i, (code, cycles) in enumerate(pieces):
+        assert counted.cycles[0, i] - frame == cycles, code
+
+
+def test_a_block_cut_behind_an_it_still_skips(tmp_path: Path) -> None:
+    """What the IT skips has no address, moves no pointer and is no jump."""
+    jump = "b 2f; .balign 4096; .space {}; 2: cmp r2, #4; "
+    skipped = "ittt ne; ldrne.w r3, [r0], #1; ldrne.w r3, [r0], #1; bne.w 1f; 1: ldr r3, [r0]; nop"
+    offsets = range(4078, 4098, 2)
+    counted = tally([jump.format(offset) + skipped for offset in offsets], tmp_path)
+    # Skipped instructions count as if they ran; loads behind each other overlap.
+    cycles = 2 + 3 + 1 + 1 + (2 + 1 + 1) + 2 + 1
+    assert counted.cycles.tolist() == [[cycles] * len(offsets)]

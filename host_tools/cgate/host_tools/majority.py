@@ -76,7 +76,7 @@ def _text(found: dict[str, Any], gated: float, control: float) -> str:
         "trades": "Gating is a trade here",
     }[found["state"]]
     ratio, unit = found["cost_ratio"], found["unit"]
-    cost = f"as many {unit} as"
+    cost = f"about as many {unit} as"
     if found["cheaper"]:
         cost = f"{abs(1 - ratio):.1%} {'fewer' if ratio < 1 else 'more'} {unit} than"
     clear = found["better"] != 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,21 @@ from numpy.typing import NDArray
 
 from cgate.core.errors import CgateError
 from cgate.core.files import read_json, write_json, write_text
-from cgate.core.plan import Bundle, Plan, load_bundle
+from cgate.core.plan import Bundle, Decision, Plan, load_bundle
 from cgate.core.targets import Target, find_target
+from cgate.host_tools.arena import arena_use
 from cgate.host_tools.inputs import load_inputs
+from cgate.host_tools.inspection import op_title, variant
+from cgate.host_tools.majority import against_majority
+from cgate.host_tools.measure import (
+    MEASUREMENT,
+    Board,
+    account_rows,
+    board_for,
+    meter_rows,
+)
 from cgate.host_tools.page.layout import page
-from cgate.host_tools.runs import Run, choose_run, find_runs
+from cgate.host_tools.runs import Run, choose_run, companion, find_runs
 from cgate.host_tools.summary import Numbers, Records, headline, records
 from cgate.host_tools.trace import Trace
 from cgate.host_tools.verify import FIDELITY, VERIFICATION
@@ -31,26 +42,23 @@ BINS = 60
 EXAMPLES = 6
 
 
-def _all_open(plan: Plan, runs: Sequence[Run], chosen: Run) -> dict[str, Any] | None:
-    """Instructions with every gate open, from the longest such run on the same machine."""
-    candidates = [
-        run
-        for run in runs
-        if run.trace.gates == "open"
-        and (run.trace.runner, run.trace.target) == (chosen.trace.runner, chosen.trace.target)
-    ]
-    if not candidates:
+def _best(record: Records, trace: Trace) -> tuple[str, Numbers]:
+    """The source that says most about an inference's cost, and the cost [n]: cycles if known."""
+    if record.cycles is not None:
+        return "modelled_cycles" if trace.board_cycles is None else "board_cycles", record.cycles
+    return ("macs", record.macs) if record.total is None else ("instructions", record.total)
+
+
+def _all_open(plan: Plan, rows: Sequence[Mapping[str, Any]], opened: Run | None) -> Any:
+    """Instructions with every gate open; None without such a run, or where none were counted."""
+    counted = next((row for row in rows if row["source"] == "instructions"), None)
+    if opened is None or counted is None:
         return None
-    run = max(candidates, key=lambda run: len(run.trace.images))
-    record = records(plan, run.trace)
-    if record.total is None or record.units is None:
-        return None
-    gates = record.units[:, [unit.index for unit in plan.gates]].sum(axis=1)
     return {
-        "run": run.name,
-        "images": len(record.total),
-        "mean": float(record.total.mean()),
-        "without_gates_mean": float((record.total - gates).mean()),
+        "run": opened.name,
+        "images": len(opened.trace.images),
+        "mean": counted["inference"]["all_open"],
+        "without_gates_mean": counted["savings"]["without_gates"],
     }
 
 
@@ -62,12 +70,11 @@ def _histogram(values: Numbers, full: float) -> dict[str, Any]:
 
 
 def _units(plan: Plan, record: Records) -> list[dict[str, Any]]:
-    """Cost per unit: when it runs, and as a share of the mean inference."""
+    """What the plan says of each unit, and how often it ran; its cost is in the accounts."""
     ran = record.ran.mean(axis=0)
-    macs_mean = float(record.macs.mean())
-    rows: list[dict[str, Any]] = []
-    for unit in plan.units:
-        row: dict[str, Any] = {
+    mean = float(record.macs.mean())
+    return [
+        {
             "index": unit.index,
             "name": unit.name,
             "role": unit.role,
@@ -75,20 +82,39 @@ def _units(plan: Plan, record: Records) -> list[dict[str, Any]]:
             "conditional": unit.condition is not None,
             "ran": float(ran[unit.index]),
             "macs": unit.macs,
-            "macs_share": unit.macs * float(ran[unit.index]) / macs_mean,
-            "instructions": None,
-            "instructions_share": None,
+            "macs_share": unit.macs * float(ran[unit.index]) / mean,
+            "arena": asdict(use),
         }
-        if record.units is not None and record.total is not None:
-            counted = record.units[:, unit.index]
-            runs = counted[record.ran[:, unit.index]]
-            row["instructions"] = float(runs.mean()) if len(runs) else None
-            row["instructions_share"] = float(counted.mean() / record.total.mean())
-        rows.append(row)
-    return rows
+        for unit, use in zip(plan.units, arena_use(plan), strict=True)
+    ]
 
 
-def _classes(plan: Plan, record: Records) -> list[dict[str, Any]]:
+def _kernels(bundle: Bundle) -> dict[str, Any]:
+    """The kernel of every op and the reason for it, from the plan."""
+    plan = bundle.plan
+    return {
+        "choice": None
+        if plan.choice is None
+        else {
+            key: getattr(plan.choice, key)
+            for key in ("kernels", "unit", "expected", "worst", "extrapolated", "unmeasured")
+        },
+        "ops": [
+            {
+                "unit": unit.index,
+                "op": op_title(op, bundle.weights),
+                "kernel": variant(op),
+                "why": op.why,
+                "cost": op.cost,
+            }
+            for unit in plan.units
+            for op in unit.ops
+            if not isinstance(op, Decision)
+        ],
+    }
+
+
+def _classes(plan: Plan, record: Records, cost: Numbers) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for label, name in enumerate(plan.classes):
         of_class = record.labels == label
@@ -101,17 +127,14 @@ def _classes(plan: Plan, record: Records) -> list[dict[str, Any]]:
                 "images": int(of_class.sum()),
                 "accuracy": float(right.mean()),
                 "macs_mean": float(record.macs[of_class].mean()),
-                "instructions_mean": None
-                if record.total is None
-                else float(record.total[of_class].mean()),
+                "cost_mean": float(cost[of_class].mean()),
             }
         )
     return rows
 
 
-def _examples(plan: Plan, record: Records) -> dict[str, list[dict[str, Any]]]:
-    """The cheapest and the dearest images, by instructions if counted, else by MACs."""
-    cost = record.macs if record.total is None else record.total
+def _examples(plan: Plan, record: Records, cost: Numbers) -> dict[str, list[dict[str, Any]]]:
+    """The cheapest and the dearest images."""
     gates = [j for j, unit in enumerate(plan.gates) if unit.role == "gate"]
     left = {unit.index: unit.block if unit.role == "exit" else None for unit in plan.units}
     order = np.argsort(cost, kind="stable")
@@ -124,7 +147,7 @@ def _examples(plan: Plan, record: Records) -> dict[str, list[dict[str, Any]]]:
                 "label": plan.classes[record.labels[i]],
                 "predicted": plan.classes[record.classes[i]],
                 "macs": int(record.macs[i]),
-                "instructions": None if record.total is None else int(record.total[i]),
+                "cost": int(cost[i]),
                 "open": [int(record.decisions[i, j]) for j in gates],
                 "left": left[record.answered[i]],
             }
@@ -141,14 +164,13 @@ def _outside(record: Records) -> float | None:
     return float((record.total - record.units.sum(axis=1)).mean())
 
 
-def _memory(plan: Plan, trace: Trace, target: Target) -> dict[str, int] | None:
-    """Sizes in bytes against the target's; None on the host, which says nothing about it."""
-    if trace.binary is None:
-        return None
+def _memory(plan: Plan, trace: Trace, target: Target) -> dict[str, int | None]:
+    """Sizes in bytes against the target's; a program for this computer says only the arena's."""
+    binary = trace.binary
     return {
-        "flash": trace.binary.flash,
-        "ram": trace.binary.ram,
-        "stack": trace.binary.stack,
+        "flash": None if binary is None else binary.flash,
+        "ram": None if binary is None else binary.ram,
+        "stack": None if binary is None else binary.stack,
         "arena": plan.arena_size,
         "flash_limit": target.flash.size,
         "ram_limit": target.ram.size,
@@ -164,21 +186,34 @@ def _finding(bundle: Bundle, name: str) -> dict[str, Any] | None:
     return value
 
 
+def _measured_board(bundle: Bundle, target: Target) -> tuple[Board, Any]:
+    """Whose clock and energy count, as `cgate measure` was told; and the duty that it found."""
+    found = _finding(bundle, MEASUREMENT)
+    if found is None or found.get("target") != target.name:
+        return board_for(target, None), None
+    return board_for(target, find_target(found["board"]["name"])), found["duty"]
+
+
 def collect(bundle: Bundle, runs: Sequence[Run], chosen: Run) -> dict[str, Any]:
     """All figures of the report, as plain JSON values (the content of report.json)."""
     plan, trace = bundle.plan, chosen.trace
     record = records(plan, trace)
     target = find_target(trace.target)
+    board, duty = _measured_board(bundle, target)
+    opened, shut, control = (
+        companion(runs, chosen, gates) for gates in ("open", "shut", "majority")
+    )
+    full, least = (None if run is None else run.trace for run in (opened, shut))
+    rows = account_rows(plan, trace, full, least, board)
     figures = headline(plan, trace)
-    cost, full = record.macs, 0.0
-    if record.total is not None:
-        opened = _all_open(plan, runs, chosen)
-        cost, full = record.total, opened["mean"] if opened else 0.0
+    if figures["instructions"] is not None:
         figures["instructions"] = {
             **figures["instructions"],
             "outside_units_mean": _outside(record),
-            "all_open": opened,
+            "all_open": _all_open(plan, rows, opened),
         }
+    source, cost = _best(record, trace)
+    worst = rows[-1]["inference"].get("worst", 0) if rows else 0
     return {
         "schema": SCHEMA,
         "plan_sha256": bundle.sha256,
@@ -190,6 +225,12 @@ def collect(bundle: Bundle, runs: Sequence[Run], chosen: Run) -> dict[str, Any]:
             "name": target.name,
             "description": target.description,
             "core": target.core,
+            "clock_hz": target.clock_hz,
+        },
+        "board": {
+            "name": board.name,
+            "clock_hz": board.clock_hz,
+            "energy": None if board.energy is None else asdict(board.energy),
         },
         "run": {
             "name": chosen.name,
@@ -198,15 +239,23 @@ def collect(bundle: Bundle, runs: Sequence[Run], chosen: Run) -> dict[str, Any]:
             "data": trace.data,
             "split": trace.split,
             "images": len(trace.images),
+            "forced_images": 0 if opened is None else len(opened.trace.images),
         },
         **figures,
-        "cost": "macs" if record.total is None else "instructions",
-        "histogram": _histogram(cost, full),
+        "accounts": rows,
+        "verdict": None
+        if control is None or not rows
+        else against_majority(plan, trace, control.trace),
+        "duty": duty,
+        "meters": meter_rows(bundle.folder, bundle.sha256),
+        "cost": source,
+        "histogram": _histogram(cost, worst),
         "memory": _memory(plan, trace, target),
         "class_names": list(plan.classes),
-        "classes": _classes(plan, record),
+        "classes": _classes(plan, record, cost),
         "units": _units(plan, record),
-        "examples": _examples(plan, record),
+        "kernels": _kernels(bundle),
+        "examples": _examples(plan, record, cost),
         "agreement": _finding(bundle, VERIFICATION),
         "fidelity": _finding(bundle, FIDELITY),
     }

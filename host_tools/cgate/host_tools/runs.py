@@ -46,3 +46,22 @@ def choose_run(bundle: Bundle, runs: Sequence[Run], name: str | None) -> Run:
             f"{bundle.folder} has no run with learned gates that belongs to its present plan", hint
         )
     return max(learned, key=lambda run: (run.trace.runner == "qemu", len(run.trace.images)))
+
+
+def companion(runs: Sequence[Run], chosen: Run, gates: str) -> Run | None:
+    """The longest run with gates forced that was made as `chosen` was; None without one.
+
+    Same machine, same data; of `majority`, which speaks of certain images, the same images.
+    """
+    mine = chosen.trace
+    fitting = [
+        run
+        for run in runs
+        if run.trace.gates == gates
+        and all(
+            getattr(run.trace, what) == getattr(mine, what)
+            for what in ("runner", "target", "data", "split")
+        )
+        and (gates != "majority" or run.trace.images == mine.images)
+    ]
+    return max(fitting, key=lambda run: len(run.trace.images), default=None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from cgate.host_tools.page.html import Value, percent, section, table, whole
+from cgate.host_tools.page.html import Value, best, kind, percent, section, table, whole
 
 
 def agreement(value: Value) -> str:
@@ -54,7 +54,7 @@ def fidelity(value: Value) -> str:
 
 def origin(value: Value) -> str:
     """How each figure was obtained."""
-    run, counted = value["run"], value["instructions"]
+    run = value["run"]
     figures = [
         (
             "accuracy, gates",
@@ -67,24 +67,42 @@ def origin(value: Value) -> str:
             "additions and copies count none",
         ),
     ]
-    if counted is not None:
+    figures += [(kind(row["source"]), escape(row["what"])) for row in value["accounts"]]
+    account, board = best(value), value["board"]
+    if account is not None and "latency_ms" in account:
+        ran = value["target"]["name"]
+        same = "" if board["name"] == ran else f", a board with the core of {escape(ran)}"
         figures.append(
             (
-                "instructions",
-                "counted in QEMU between markers around every unit: exact and repeatable, but "
-                "neither cycles nor time",
+                "latency",
+                f"{kind(account['source'])} at {board['clock_hz'] / 1e6:g} MHz of "
+                f"{escape(board['name'])}{same}",
             )
         )
-    if counted is not None and counted["all_open"] is not None:
-        opened = counted["all_open"]
+    if board["energy"] is not None:
         figures.append(
             (
-                "all gates open",
-                f"{whole(opened['images'])} images with every gate forced open, "
-                f"run {escape(opened['run'])}; without gates: the same less the gate units",
+                "energy",
+                f"modelled: cycles times {board['energy']['pj_per_cycle']:g} pJ, never a meter's",
             )
         )
-    if value["memory"] is not None:
+    if run["forced_images"]:
+        figures.append(
+            (
+                "worst case, no gates",
+                f"{run['forced_images']} images with every gate forced open; without gates: the "
+                "same less the units that decide",
+            )
+        )
+    if value["verdict"] is not None:
+        figures.append(
+            (
+                "control",
+                f"the same {whole(value['verdict']['images'])} images with every gate held at its "
+                "usual decision, less the gates' cost; chosen on these images, which favours it",
+            )
+        )
+    if value["memory"]["flash"] is not None:
         figures.append(
             (
                 "flash, RAM, stack",
@@ -93,7 +111,10 @@ def origin(value: Value) -> str:
             )
         )
     rows = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in figures)
-    return section(
-        "How each figure was obtained", "Nothing here was measured on silicon.",
-        f"<dl>{rows}</dl>",
-    )  # fmt: skip
+    silicon = run["runner"] == "serial" or value["meters"]
+    note = (
+        "Counted is what an emulator counted, modelled what a model makes of it, measured what a "
+        "board or a meter said."
+    )
+    note += "" if silicon else " Nothing here was measured on silicon."
+    return section("How each figure was obtained", note, f"<dl>{rows}</dl>")

@@ -1,86 +1,124 @@
-"""What an image costs."""
+"""What an image costs: the distribution and the worst case."""
 
 from __future__ import annotations
 
-from cgate.host_tools.page.html import Value, bar, big, deciders, percent, section, table, whole
+from collections.abc import Callable, Mapping
+
+from cgate.host_tools.page.html import (
+    NONE,
+    Value,
+    best,
+    big,
+    command,
+    deciders,
+    joules_text,
+    kind,
+    percent,
+    section,
+    table,
+    time_text,
+    whole,
+)
+from cgate.host_tools.page.svg import chart, line, rect, side, text, ticks
+
+TOP, PLOT, BOTTOM = 58, 150, 24  # pixels for words, bars, numbers
+
+COLUMNS = {
+    "mean": "mean",
+    "p5": "p5",
+    "median": "median",
+    "p95": "p95",
+    "max": "most seen",
+    "all_shut": "all shut",
+    "worst": "worst case",
+}
 
 
 def _histogram(value: Value) -> str:
-    high, counts = value["histogram"]["high"], value["histogram"]["counts"]
-    unit = value["cost"]
-    stats = value["instructions"] if unit == "instructions" else value["macs"]["executed"]
-    opened = value["instructions"]["all_open"] if unit == "instructions" else None
-    width, top = 1000 / len(counts), max(counts)
-    bars = "".join(
-        f'<rect x="{i * width:.2f}" y="{100 - 98 * n / top:.2f}" width="{width - 1.5:.2f}" '
-        f'height="{98 * n / top:.2f}"/>'
+    """Images per range of cost, with median, 95% and the worst case marked."""
+    counts, high, source = value["histogram"]["counts"], value["histogram"]["high"], value["cost"]
+    account = best(value)
+    stats: Value = value["macs"]["executed"] if account is None else account["inference"]
+    write: Callable[[float], str] = big
+    scale, unit = 1.0, kind(source)
+    if account is not None and "latency_ms" in account:
+        scale, unit = 1e3 / value["board"]["clock_hz"], "ms"
+
+        def write(ms: float) -> str:
+            return time_text(ms)
+
+    bottom, width, most = TOP + PLOT, 1 / len(counts), max(counts)
+    parts = [
+        rect(
+            i * width, bottom - PLOT * n / most, width * 0.9, PLOT * n / most, "cost",
+            f"{n} images: {write(scale * high * i * width)} to "
+            f"{write(scale * high * (i + 1) * width)}",
+        )
         for i, n in enumerate(counts)
         if n
+    ]  # fmt: skip
+    parts.append(line(0, bottom, 1, bottom, "axis"))
+    for tick in ticks(high * scale):
+        x = tick / (high * scale)
+        words = f"{tick:g} {unit}" if scale != 1 else big(tick).replace(".00", "")
+        parts.append(text(x, bottom + 16, words, "tick", side(x)))
+    # The rightmost first: its words then pass above the lines of the others.
+    marks = [("worst", "worst case"), ("p95", "95% within"), ("median", "median")]
+    for row, (key, words) in enumerate(mark for mark in marks if mark[0] in stats):
+        x, y = min(stats[key] / high, 1), 12 + 16 * row
+        parts.append(line(x, y + 4, x, bottom, f"at {key}"))
+        anchor = "start" if x < 0.4 else "end"
+        parts.append(text(x, y, f"{words} {write(scale * stats[key])}", "label", anchor, 0))
+    description = (
+        f"{sum(counts)} images, from {write(scale * stats['min'])} to "
+        f"{write(scale * stats['max'])}, median {write(scale * stats['median'])}, 95% within "
+        f"{write(scale * stats['p95'])}"
+        + (f", worst case {write(scale * stats['worst'])}." if "worst" in stats else ".")
+    )
+    return chart(
+        "histogram", f"Images by their {unit}", description, TOP + PLOT + BOTTOM, "".join(parts)
     )
 
-    def mark(place: float, kind: str) -> str:
-        x = min(1000 * place / high, 999)
-        return f'<line class="{kind}" x1="{x:.2f}" x2="{x:.2f}" y1="0" y2="100"/>'
 
-    lines = mark(stats["mean"], "mean") + (mark(opened["mean"], "open") if opened else "")
-    key = f'<span class="rule"></span>mean {whole(stats["mean"])}'
-    if opened:
-        key += f'<span class="dash"></span>all gates open {whole(opened["mean"])}'
-    return (
-        f'<div class="hist"><svg viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" '
-        f'aria-label="Histogram of {unit} per inference, from {whole(stats["min"])} to '
-        f'{whole(stats["max"])}, mean {whole(stats["mean"])}">{bars}{lines}</svg>'
-        f'<div class="axis"><span>0</span><span>{big(high / 2)}</span>'
-        f'<span>{big(high)}</span></div></div><p class="key-line">{key}</p>'
-    )
+def _rows(value: Value) -> list[list[str]]:
+    """A row per source and per figure made from it; nothing is mixed."""
+
+    def row(title: str, figures: Mapping[str, float], write: Callable[[float], str]) -> list[str]:
+        cells = (write(figures[key]) if key in figures else NONE for key in COLUMNS)
+        return [title, *cells]
+
+    rows = [row("MACs executed", value["macs"]["executed"], whole)]
+    for account in value["accounts"]:
+        what = kind(account["source"])
+        rows.append(row(what, account["inference"], whole))
+        if "latency_ms" in account:
+            modelled = "modelled " if account["source"] == "modelled_cycles" else ""
+            rows.append(row(f"{modelled}latency", account["latency_ms"], time_text))
+            if account["energy_uj"] is not None:
+                for i, words in enumerate(("modelled energy", "at least", "at most")):
+                    joules = {key: each[i] for key, each in account["energy_uj"].items()}
+                    rows.append(row(words, joules, joules_text))
+    return rows
 
 
 def cost(value: Value) -> str:
-    """What an image costs: means, distribution."""
-    macs, counted = value["macs"], value["instructions"]
-    executed = macs["executed"]
-    head = [("", ""), ("mean", "n"), ("p5", "n"), ("p95", "n"), ("min", "n"), ("max", "n")]
-    keys = ("mean", "p5", "p95", "min", "max")
-    rows = [["MACs executed", *(whole(executed[key]) for key in keys)]]
-    if counted is not None:
-        rows.append(["instructions (QEMU)", *(whole(counted[key]) for key in keys)])
-    bars = [
-        bar(f"without {deciders(value)}", 1, f"{big(macs['dense'])} MAC", True),
-        bar(
-            "executed, mean",
-            macs["share"],
-            f"{big(executed['mean'])} <small>{percent(macs['share'])}</small>",
-        ),
-    ]
-    groups = [f"<h3>Multiply-accumulates</h3><div class='bars'>{''.join(bars)}</div>"]
-    if counted is not None and counted["all_open"] is not None:
-        opened = counted["all_open"]
-        full = opened["mean"]
-        rest = opened["without_gates_mean"]
-        mean = counted["mean"]
-        bars = [
-            bar("all gates open", 1, big(full), True),
-            bar(
-                f"the same minus {deciders(value)}",
-                rest / full,
-                f"{big(rest)} <small>{percent(rest / full)}</small>",
-                True,
-            ),
-            bar(
-                "as learned, mean",
-                mean / full,
-                f"{big(mean)} <small>{percent(mean / full)}</small>",
-            ),
-        ]
-        groups.append(f"<h3>Instructions</h3><div class='bars'>{''.join(bars)}</div>")
-    what = "Instructions" if value["cost"] == "instructions" else "MACs"
-    return section(
-        "What an image costs",
+    """The section."""
+    account, macs = best(value), value["macs"]
+    timed = account is not None and "latency_ms" in account
+    note = (
         "Every inference takes its own route through the network. All figures include the "
         f"{deciders(value)} themselves, which are {percent(macs['gates'] / macs['dense'])} of the "
-        "MACs.",
-        *groups,
-        f"<h3>{what} per inference, number of images</h3>",
+        "MACs. "
+    )
+    if account is None:
+        note += f"The cost was not counted: {command('measure BUNDLE')} runs it under QEMU."
+    elif "worst" in account["inference"]:
+        note += "The worst case is the dearest that each unit was ever seen, all in one inference."
+    else:
+        note += f"The worst case is not known: {command('measure BUNDLE')}."
+    return section(
+        "Latency of an image" if timed else "Cost of an image",
+        note,
         _histogram(value),
-        table(head, rows),
+        table([("per inference", ""), *((title, "n") for title in COLUMNS.values())], _rows(value)),
     )

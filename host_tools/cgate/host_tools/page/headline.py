@@ -1,10 +1,29 @@
-"""The top of the page: what was run, and the figures that matter most."""
+"""The top of the page: what was run, whether gating pays, and the figures that matter most."""
 
 from __future__ import annotations
 
 from html import escape
 
-from cgate.host_tools.page.html import NONE, Value, big, deciders, percent, whole
+from cgate.host_tools.page.html import (
+    NONE,
+    Value,
+    best,
+    big,
+    command,
+    deciders,
+    energy_text,
+    kind,
+    percent,
+    time_text,
+    whole,
+)
+
+WHERE = {
+    "qemu": "under QEMU",
+    "host": "on this computer, not on the target",
+    "serial": "on the board",
+    "renode": "in Renode",
+}
 
 
 def _choices(value: Value) -> str:
@@ -21,58 +40,125 @@ def _choices(value: Value) -> str:
 def header(value: Value) -> str:
     """Title, and what was run where."""
     target, run = value["target"], value["run"]
-    where = "QEMU" if run["runner"] == "qemu" else "this computer, not the target"
     return (
         f"<header><h1>{escape(value['network'])} on {escape(target['name'])}</h1>"
         f'<p class="soft">{whole(run["images"])} {escape(run["split"])} images of '
-        f"{escape(run['data'])}, one by one, on {where}: {escape(target['description'])}. "
-        f"{_choices(value)}.</p></header>"
+        f"{escape(run['data'])}, one by one, {WHERE[run['runner']]}: "
+        f"{escape(target['description'])}. {_choices(value)}.</p></header>"
     )
 
 
-def _tile(name: str, number: str, note: str, kind: str = "") -> str:
-    return f'<div class="tile {kind}"><span>{name}</span><b>{number}</b><span>{note}</span></div>'
+def verdict(value: Value) -> str:
+    """Does gating pay, and do MACs tell the truth, in words; empty without anything to decide."""
+    if not value["gates"]:
+        return ""
+    found, account = value["verdict"], best(value)
+    texts, state = [], "unknown"
+    if found is not None:
+        state = found["state"]
+        texts.append(f'<p class="say">{escape(found["text"])}</p>')
+    else:
+        texts.append(
+            f'<p class="say">Not known yet. {command("measure BUNDLE")} also runs the control: '
+            "the same images with every gate held at its usual decision.</p>"
+        )
+    if account is not None and account["savings"] is not None:
+        texts.append(f"<p>{escape(account['savings']['text'])}</p>")
+    return f'<section class="verdict {state}"><h2>Does gating pay?</h2>{"".join(texts)}</section>'
+
+
+def _tile(name: str, number: str, note: str, mark: str = "") -> str:
+    return f'<div class="tile {mark}"><span>{name}</span><b>{number}</b><span>{note}</span></div>'
+
+
+def _cost_tiles(value: Value, account: Value) -> list[str]:
+    """What an inference costs, by the best source."""
+    figures, what = account["inference"], kind(account["source"])
+    modelled = ", modelled" if account["source"] == "modelled_cycles" else ""
+    tiles = []
+    worst = "not known: " + command("measure BUNDLE")
+    if "latency_ms" in account:
+        times, board = account["latency_ms"], value["board"]
+        clock = f"{board['clock_hz'] / 1e6:g} MHz of {escape(board['name'])}"
+        tiles.append(
+            _tile(
+                f"Latency{modelled}, mean",
+                time_text(times["mean"]),
+                f"95% of images within {time_text(times['p95'])}; {big(figures['mean'])} {what} "
+                f"at {clock}",
+                "key",
+            )
+        )
+        number = time_text(times["worst"]) if "worst" in times else NONE
+        tiles.append(_tile(f"Worst case{modelled}", number, _worst(value, account) or worst))
+        if account["energy_uj"] is not None:
+            number, _, span = energy_text(account["energy_uj"]["mean"]).partition(" <small>")
+            span = span.removesuffix("</small>").strip("()")
+            tiles.append(_tile("Energy, modelled, mean", number, f"per inference; {span}"))
+    else:
+        tiles.append(
+            _tile("Instructions, mean", big(figures["mean"]), "counted in QEMU; not latency", "key")
+        )
+        number = big(figures["worst"]) if "worst" in figures else NONE
+        tiles.append(_tile("Worst case, instructions", number, _worst(value, account) or worst))
+    return tiles
+
+
+def _worst(value: Value, account: Value) -> str:
+    if "worst" not in account["inference"]:
+        return ""
+    return (
+        f"{big(account['inference']['worst'])} {kind(account['source'])}: everything runs, "
+        f"{deciders(value)} included"
+    )
 
 
 def tiles(value: Value) -> str:
     """The figures that matter most."""
-    right, macs, counted = value["accuracy"], value["macs"], value["instructions"]
-    tiles = [
+    right, macs, account = value["accuracy"], value["macs"], best(value)
+    made = [
         _tile(
             "Accuracy, int8",
-            f"{100 * right['value']:.2f} %",
-            f"± {100 * right['standard_error']:.2f} %, n = {whole(right['images'])}",
-        ),
-        _tile(
-            "MACs executed",
-            percent(macs["share"]),
-            f"of the network without {deciders(value)}, which are included: "
-            f"{big(macs['executed']['mean'])} "
-            f"of {big(macs['dense'])}",
-            "key",
-        ),
+            percent(right["value"], 2),
+            f"± {percent(right['standard_error'], 2)}, n = {whole(right['images'])}",
+        )
     ]
-    if counted is not None:
-        opened = counted["all_open"]
-        note = "per inference, QEMU; not latency"
-        if opened is not None:
-            ratio = counted["mean"] / opened["without_gates_mean"]
-            note = f"{percent(ratio)} of the network without {deciders(value)}; QEMU, not latency"
-        tiles.append(_tile("Instructions, mean", big(counted["mean"]), note, "key"))
-    else:
-        tiles.append(_tile("Instructions", NONE, "not counted: this run was not under QEMU"))
-    agreement = value["agreement"]
-    if agreement is None:
-        tiles.append(_tile("Bit-exactness", NONE, "not checked yet: <code>cgate verify</code>"))
-    else:
-        equal = bool(agreement["equal"])
-        tiles.append(
+    made += [] if account is None else _cost_tiles(value, account)
+    if account is not None and account["savings"] is not None:
+        saved = account["savings"]["total"]
+        made.append(
             _tile(
-                "Bit-exactness",
-                "equal" if equal else "differs",
-                f"{whole(agreement['images'])} images, integer reference and "
-                + ", ".join(escape(each["route"]) for each in agreement["comparisons"]),
-                "good" if equal else "bad",
+                f"{kind(account['source']).capitalize()}",
+                percent(1 - saved["cost"]),
+                f"of those of the network without {deciders(value)}; of its MACs "
+                f"{percent(1 - saved['macs'])}",
+                "key",
             )
         )
-    return f'<div class="tiles">{"".join(tiles)}</div>'
+    else:
+        made.append(
+            _tile(
+                "MACs executed",
+                percent(macs["share"]),
+                f"{big(macs['executed']['mean'])} of {big(macs['dense'])}, the network without "
+                f"{deciders(value)}",
+            )
+        )
+    if account is None:
+        made.append(_tile("Cost", NONE, f"not counted on a computer: {command('measure BUNDLE')}"))
+    made.append(_exactness(value))
+    return f'<div class="tiles">{"".join(made)}</div>'
+
+
+def _exactness(value: Value) -> str:
+    agreement = value["agreement"]
+    if agreement is None:
+        return _tile("Bit-exactness", NONE, f"not checked yet: {command('verify BUNDLE')}")
+    equal = bool(agreement["equal"])
+    return _tile(
+        "Bit-exactness",
+        "equal" if equal else "differs",
+        f"{whole(agreement['images'])} images, integer reference and "
+        + ", ".join(escape(each["route"]) for each in agreement["comparisons"]),
+        "good" if equal else "bad",
+    )

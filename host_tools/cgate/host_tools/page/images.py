@@ -8,11 +8,30 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from cgate.host_tools.page.html import Value, big, percent, section, table, whole
+from cgate.host_tools.page.html import (
+    Value,
+    best,
+    big,
+    command,
+    kind,
+    percent,
+    section,
+    table,
+    time_text,
+    whole,
+)
 from cgate.host_tools.page.png import png_uri
 
 Pictures = Mapping[int, NDArray[np.uint8]]
 """Pixels [H, W, C] by image index."""
+
+
+def _price(value: Value, cost: float) -> str:
+    """What an image cost: time where cycles are known."""
+    account = best(value)
+    if account is not None and "latency_ms" in account:
+        return time_text(1e3 * cost / value["board"]["clock_hz"])
+    return f"{big(cost)} {kind(value['cost'])}"
 
 
 def examples(value: Value, pictures: Pictures) -> str:
@@ -24,8 +43,6 @@ def examples(value: Value, pictures: Pictures) -> str:
         picture = ""
         if image is not None and image.shape[2] in (1, 3):
             picture = f'<img alt="{escape(row["label"])}" src="{png_uri(image)}">'
-        cost = row["macs"] if row["instructions"] is None else row["instructions"]
-        unit = "MAC" if row["instructions"] is None else "instr."
         answer = f"{escape(row['label'])}"
         if row["predicted"] != row["label"]:
             answer += f', <span class="bad">seen as {escape(row["predicted"])}</span>'
@@ -33,13 +50,13 @@ def examples(value: Value, pictures: Pictures) -> str:
             (f"{block} {'open' if bit else 'shut'}", "on" if bit else "off")
             for block, bit in zip(blocks, row["open"], strict=True)
         ]
-        squares = "".join(f'<i class="{kind}" title="{escape(text)}"></i>' for text, kind in states)
+        squares = "".join(f'<i class="{bit}" title="{escape(text)}"></i>' for text, bit in states)
         words = ", ".join(text for text, _ in states)
         left = f" left behind {escape(row['left'])}" if row["left"] else ""
         route = f'<div class="route" role="img" aria-label="{escape(words)}">{squares}</div>'
         return (
             f'<div class="card">{picture}<div>{answer} <span class="soft">no. {row["image"]}'
-            f'{left}</span></div><div class="num">{big(cost)} {unit}</div>'
+            f'{left}</span></div><div class="num">{_price(value, row["cost"])}</div>'
             f"{route if states else ''}</div>"
         )
 
@@ -51,21 +68,23 @@ def examples(value: Value, pictures: Pictures) -> str:
     )
     order = ", ".join(escape(block) for block in blocks)
     note = f"A filled square is a gate that opened; from left to right {order}." if blocks else ""
+    if not pictures:
+        note += f" Without the data set there are no pictures: {command('report --data-dir')}."
     return section("Cheap and dear images", note, groups)
 
 
 def classes(value: Value) -> str:
     """Means by true class."""
-    counted = value["instructions"] is not None
+    counted = best(value) is not None
     head = [("class", ""), ("images", "n"), ("accuracy", "n"), ("MACs, mean", "n")]
-    head += [("instructions, mean", "n")] if counted else []
+    head += [(f"{kind(value['cost'])}, mean", "n")] if counted else []
     rows = [
         [
             escape(row["name"]),
             whole(row["images"]),
             percent(row["accuracy"]),
             whole(row["macs_mean"]),
-            *([whole(row["instructions_mean"])] if counted else []),
+            *([whole(row["cost_mean"])] if counted else []),
         ]
         for row in value["classes"]
     ]

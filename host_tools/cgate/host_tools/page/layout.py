@@ -6,11 +6,15 @@ from html import escape
 
 from cgate.host_tools.page.checks import agreement, fidelity, origin
 from cgate.host_tools.page.cost import cost
-from cgate.host_tools.page.headline import header, tiles
+from cgate.host_tools.page.energy import energy
+from cgate.host_tools.page.headline import header, tiles, verdict
 from cgate.host_tools.page.html import Value
 from cgate.host_tools.page.images import Pictures, classes, examples
+from cgate.host_tools.page.kernels import kernels
 from cgate.host_tools.page.memory import memory
 from cgate.host_tools.page.routes import answers, gates
+from cgate.host_tools.page.savings import savings
+from cgate.host_tools.page.scatter import scatter
 from cgate.host_tools.page.style import CSS
 from cgate.host_tools.page.units import units
 
@@ -22,20 +26,21 @@ def page(value: Value, pictures: Pictures) -> str:
         value: the content of report.json.
         pictures: uint8 [H, W, C] by image index, for the examples; may be empty.
     """
-    sections = [cost(value)]
+    sections = [verdict(value), tiles(value)]
+    if value["gates"] or value["answers"]:
+        sections.append(savings(value))
+    sections += [scatter(value), cost(value)]
     if value["gates"]:
         sections.append(gates(value))
     if value["answers"]:
         sections.append(answers(value))
-    sections += [units(value), classes(value)]
-    if value["memory"] is not None:
-        sections.append(memory(value))
+    if value["examples"]["cheapest"] and (value["gates"] or value["answers"]):
+        sections.append(examples(value, pictures))
+    sections += [energy(value), memory(value), units(value), kernels(value), classes(value)]
     if value["agreement"] is not None:
         sections.append(agreement(value))
     if value["fidelity"] is not None:
         sections.append(fidelity(value))
-    if value["examples"]["cheapest"] and (value["gates"] or value["answers"]):
-        sections.append(examples(value, pictures))
     sections.append(origin(value))
     title = f"{escape(value['network'])} on {escape(value['target']['name'])}"
     return (
@@ -43,8 +48,7 @@ def page(value: Value, pictures: Pictures) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>cgate: {title}</title><style>{CSS}</style></head><body><main>"
         + header(value)
-        + tiles(value)
-        + "\n".join(sections)
+        + "\n".join(part for part in sections if part)
         + f'<footer>Plan <span class="mono">{value["plan_sha256"]}</span>. '
         "The same figures as data: report.json.</footer></main></body></html>\n"
     )

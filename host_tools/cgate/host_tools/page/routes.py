@@ -8,55 +8,64 @@ from html import escape
 from cgate.host_tools.page.html import NONE, Value, bar, percent, section, table, whole
 
 
-def heat(value: Value, rows_of: Sequence[tuple[str, Sequence[float | None]]]) -> str:
+def _heat(value: Value, rows_of: Sequence[tuple[str, float | None, Sequence[float | None]]]) -> str:
     """A table of shares by class.
 
     Args:
-        rows_of: name of a row, and its share for every class of the network.
+        rows_of: name of a row, its share of all images, and of those of every class.
     """
     names = "".join(f'<th scope="col">{escape(row["name"])}</th>' for row in value["classes"])
     present = [value["class_names"].index(row["name"]) for row in value["classes"]]
-    rows = []
-    for name, shares in rows_of:
-        cells = []
-        for label in present:
-            share = shares[label]
-            if share is None:
-                cells.append(f"<td>{NONE}</td>")
-                continue
-            kind = "hot" if share > 0.5 else ""
-            cells.append(
-                f'<td><div class="{kind}" style="--x:{share:.4f}">{100 * share:.0f}</div></td>'
-            )
-        rows.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>')
+
+    def cell(share: float | None, strong: str = "") -> str:
+        if share is None:
+            return f"<td>{NONE}</td>"
+        hot = "hot" if share > 0.5 else ""
+        return (
+            f'<td class="{strong}"><div class="{hot}" style="--x:{share:.4f}">'
+            f"{100 * share:.0f}</div></td>"
+        )
+
+    rows = [
+        f'<tr><th scope="row">{escape(name)}</th>{cell(all_, "all")}'
+        f"{''.join(cell(shares[label]) for label in present)}</tr>"
+        for name, all_, shares in rows_of
+    ]
     return (
         '<div class="scroll" tabindex="0"><table class="heat"><thead><tr><th scope="col">block</th>'
-        f"{names}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f'<th scope="col">all</th>{names}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     )
+
+
+def _rest(share: float | None) -> float | None:
+    return None if share is None else 1 - share
 
 
 def gates(value: Value) -> str:
-    """How often each gate opens, in all and by class."""
-    constant = {0.0: " <small>never</small>", 1.0: " <small>always</small>"}
-    bars = "".join(
-        bar(
-            escape(gate["block"]),
-            gate["open"] or 0,
-            NONE
-            if gate["open"] is None
-            else percent(gate["open"]) + constant.get(gate["open"], ""),
-        )
-        for gate in value["gates"]
-    )
+    """How often each block is skipped, in all and by class."""
+    always = [g["block"] for g in value["gates"] if g["open"] == 1]
+    never = [g["block"] for g in value["gates"] if g["open"] == 0]
     reached = "that reach it " if value["answers"] else ""
+    words = []
+    for blocks, what in ((always, "always open"), (never, "never open")):
+        if blocks:
+            words.append(f"{what}: {escape(', '.join(blocks))}")
+    constant = (
+        f" Gates that have learned nothing about the image: {'; '.join(words)}." if words else ""
+    )
+    return _skipped(value, reached, constant)
+
+
+def _skipped(value: Value, reached: str, constant: str) -> str:
+    rows = [
+        (gate["block"], _rest(gate["open"]), [_rest(share) for share in gate["by_class"]])
+        for gate in value["gates"]
+    ]
     return section(
-        "Which blocks run",
-        f"How often each gate says open (its sigmoid is above {value['threshold']:g}), over all "
-        f"images {reached}and by true class. A gate that is always open or always shut has learned "
-        "nothing about the image.",
-        f'<div class="bars">{bars}</div>',
-        "<h3>Open in % of the images of a class</h3>",
-        heat(value, [(gate["block"], gate["by_class"]) for gate in value["gates"]]),
+        "Which blocks are skipped",
+        f"In % of the images {reached}of a true class; a block is skipped where its gate's "
+        f"sigmoid is not above {value['threshold']:g}.{constant}",
+        _heat(value, rows),
     )
 
 
@@ -93,5 +102,5 @@ def answers(value: Value) -> str:
         f'<div class="bars">{bars}</div>',
         table(head, rows),
         "<h3>Answered there in % of the images of a class</h3>",
-        heat(value, [(name(row), row["by_class"]) for row in value["answers"]]),
+        _heat(value, [(name(row), row["share"], row["by_class"]) for row in value["answers"]]),
     )

@@ -37,7 +37,7 @@ section {
 .num, td.n, th.n, .tile b, .bar .v { font-variant-numeric: tabular-nums; }
 code, .mono { font: .86em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 
-.tiles { display: grid; grid-template-columns: repeat(4, 1fr); gap: .9rem; }
+.tiles { display: grid; grid-template-columns: repeat(3, 1fr); gap: .9rem; }
 .tile {
   background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 1rem 1.1rem;
 }
@@ -50,10 +50,11 @@ code, .mono { font: .86em ui-monospace, SFMono-Regular, Menlo, Consolas, monospa
 
 .bars { display: grid; gap: .5rem; }
 .bar {
-  display: grid; grid-template-columns: minmax(7.5rem, 12rem) 1fr 8.2rem; gap: .9rem;
+  display: grid; grid-template-columns: minmax(7.5rem, 12rem) 1fr minmax(8.2rem, auto); gap: .9rem;
   align-items: center; font-size: .92rem;
 }
 .bar .v { text-align: right; white-space: nowrap; }
+.bar small { font-size: .86em; }
 .bar .v small { color: var(--soft); font-size: .86em; }
 .track { height: 10px; border-radius: 5px; background: var(--track); overflow: hidden; }
 .fill { height: 100%; border-radius: 5px; background: var(--accent); width: calc(var(--x) * 100%); }
@@ -86,28 +87,49 @@ dt { font-weight: 500; } dd { margin: 0; color: var(--soft); max-width: 42rem; }
 }
 .heat td div.hot { color: var(--on-accent); }
 .heat th { border: 0; padding: .2rem .7rem .2rem 0; }
-.heat thead th { text-align: center; padding-right: 0; }
-.heat thead th:first-child { text-align: left; }
+.heat thead th { text-align: center; padding: .2rem .3rem; }
+.heat thead th:first-child { text-align: left; padding-left: 0; }
+.heat .all { padding-right: .8rem; } .heat .all div { font-weight: 600; }
 
-.hist svg { display: block; width: 100%; height: 9rem; }
-.hist rect { fill: var(--accent); }
-.hist .mean { stroke: var(--text); stroke-width: 1; vector-effect: non-scaling-stroke; }
-.hist .open { stroke: var(--quiet); stroke-width: 1.5; stroke-dasharray: 4 3;
-  vector-effect: non-scaling-stroke; }
-.axis {
-  display: flex; justify-content: space-between; border-top: 1px solid var(--line);
-  padding-top: .35rem; font-size: .8rem; color: var(--soft); font-variant-numeric: tabular-nums;
-}
-.axis span { flex: 1; text-align: center; }
-.axis span:first-child { text-align: left; } .axis span:last-child { text-align: right; }
-.key-line { font-size: .84rem; color: var(--soft); margin: .5rem 0 1.1rem; }
-.swatch { display: inline-block; width: .75em; height: .75em; border-radius: 2px;
-  background: var(--accent); margin-right: .35em; }
-.swatch.quiet { background: var(--quiet); }
-.dash { display: inline-block; width: 1.1em; border-top: 2px dashed var(--quiet);
-  vertical-align: middle; margin: 0 .35em 0 .9em; }
-.rule { display: inline-block; width: 1.1em; border-top: 2px solid var(--text);
-  vertical-align: middle; margin: 0 .35em 0 0; }
+.chart { display: block; width: 100%; overflow: visible; margin: .9rem 0 .6rem; }
+.chart text, .chart .tick { font-size: 12px; fill: var(--text); }
+.chart text { paint-order: stroke; stroke: var(--card); stroke-width: 3px; stroke-linejoin: round; }
+.chart .tick, .chart .soft { fill: var(--soft); }
+.chart .narrow { display: none; }
+.chart .tick { font-size: 11px; font-variant-numeric: tabular-nums; }
+.chart .strong, .chart .name { font-weight: 600; }
+.chart .cost { fill: var(--accent); }
+.chart .macs { fill: none; stroke: var(--quiet); stroke-width: 1.2; }
+.chart .scratch { fill: var(--track); stroke: var(--accent); stroke-width: 1; }
+.chart .axis, .chart .zero { stroke: var(--quiet); }
+.chart .grid { stroke: var(--line); }
+.chart .mean { stroke: var(--text); stroke-width: 1.2; stroke-dasharray: 5 4; }
+.chart .at { stroke: var(--text); stroke-width: 1.2; }
+.chart .p95 { stroke-dasharray: 2 3; }
+.chart .worst { stroke: var(--bad); stroke-dasharray: 6 4; }
+.mark { fill: var(--card); stroke: var(--text); stroke-width: 1.6; }
+.mark.body { fill: var(--accent); stroke: var(--accent); }
+.legend { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: .2rem 0 .4rem;
+  font-size: .84rem; color: var(--soft); }
+.legend span { display: inline-flex; align-items: center; gap: .4rem; }
+.sample { width: 16px; height: 16px; }
+.swatch { width: .85em; height: .6em; background: var(--accent); }
+.swatch.hollow, .fill.hollow { background: none; border: 1.2px solid var(--quiet); }
+.swatch.scratch { background: var(--track); border: 1px solid var(--accent); }
+
+.verdict { border-left: 5px solid var(--quiet); margin: 0 0 1.1rem; }
+.verdict.wins { border-left-color: var(--good); } .verdict.loses { border-left-color: var(--bad); }
+.verdict p:last-child { margin-bottom: 0; }
+.say { font-size: 1.12rem; line-height: 1.45; }
+
+.bars.tight { gap: .3rem; } .bars.tight .bar { grid-template-columns: 9rem 1fr 11.5rem; }
+.track.open { overflow: visible; position: relative; }
+.whisker { position: absolute; top: -2px; height: 14px; left: calc(var(--a) * 100%);
+  width: calc((var(--b) - var(--a)) * 100%); border: solid var(--text); border-width: 0 1.5px;
+  background: linear-gradient(var(--text), var(--text)) center / 100% 1.5px no-repeat; }
+details { margin-top: 1rem; } summary { cursor: pointer; font-size: .9rem; color: var(--soft); }
+td.wrap { white-space: normal; min-width: 11rem; color: var(--soft); }
+.after { margin: .7rem 0 0; }
 
 .cards { display: grid; grid-template-columns: repeat(6, 1fr); gap: .8rem; }
 .card { font-size: .82rem; line-height: 1.4; min-width: 0; }
@@ -129,6 +151,8 @@ footer { margin-top: 1.6rem; font-size: .84rem; color: var(--soft); overflow-wra
   section { padding: 1.1rem 1rem 1.15rem; }
   .bar { grid-template-columns: 1fr auto; gap: .15rem .8rem; }
   .bar .track { grid-column: 1 / -1; grid-row: 2; }
+  .bars.tight .bar { grid-template-columns: 1fr auto; }
+  .chart .wide { display: none; } .chart .narrow { display: inline; }
   .cards { grid-template-columns: repeat(3, 1fr); }
   dl { grid-template-columns: 1fr; gap: .1rem; } dd { margin-bottom: .6rem; }
 }

@@ -1,55 +1,53 @@
-"""Cost per unit."""
+"""A row per unit: its cost when it runs, and its share of the mean inference."""
 
 from __future__ import annotations
 
 from html import escape
 
-from cgate.host_tools.page.html import NONE, Value, percent, section, table, whole
+from cgate.core.targets import size_text
+from cgate.host_tools.page.html import NONE, Value, best, kind, percent, section, table, whole
+from cgate.host_tools.page.svg import legend
 
 
 def units(value: Value) -> str:
-    """A row per unit: its cost, and its share of the mean inference."""
-    counted = value["instructions"] is not None
+    """The section."""
+    account = best(value)
+    counted = [None] * len(value["units"]) if account is None else account["units"]
+    what = "" if account is None else kind(account["source"])
     head = [("unit", ""), ("runs", "n"), ("MACs", "n")]
-    head += [("instructions", "n"), ("per MAC", "n")] if counted else []
-    head += [("share of an average inference", "pair"), ("MACs", "n")]
-    head += [("instr.", "n")] if counted else []
-    shares = [
-        share
-        for unit in value["units"]
-        for share in (unit["macs_share"], unit["instructions_share"])
-        if share is not None
-    ]
+    head += [(what, "n"), ("per MAC", "n")] if account else []
+    head += [("share of an average inference", "pair"), ("of MACs", "n")]
+    head += [("of cost", "n")] if account else []
+    head += [("arena", "n")]
+    shares = [unit["macs_share"] for unit in value["units"]]
+    shares += [row["share"] for row in counted if row is not None]
     top = max(shares)
 
-    def track(share: float, quiet: bool) -> str:
-        kind = "fill quiet" if quiet else "fill"
-        return f'<div class="track"><div class="{kind}" style="--x:{share / top:.4f}"></div></div>'
+    def track(share: float, fill: str) -> str:
+        return f'<div class="track"><div class="{fill}" style="--x:{share / top:.4f}"></div></div>'
 
     rows = []
-    for unit in value["units"]:
+    for unit, found in zip(value["units"], counted, strict=True):
         row = [
             f'<span class="idx">{unit["index"]}</span>{escape(unit["name"])}',
             percent(unit["ran"]),
             whole(unit["macs"]),
         ]
-        bars = track(unit["macs_share"], True)
-        if counted:
-            instructions = unit["instructions"]
-            known = instructions is not None
-            row.append(whole(instructions) if known else NONE)
-            row.append(f"{instructions / unit['macs']:.2f}" if known and unit["macs"] else NONE)
-            bars += track(unit["instructions_share"], False)
+        bars = track(unit["macs_share"], "fill hollow")
+        if found is not None:
+            spent = None if found["cost"] is None else found["cost"]["median"]
+            row.append(NONE if spent is None else whole(spent))
+            row.append(f"{spent / unit['macs']:.2f}" if spent and unit["macs"] else NONE)
+            bars += track(found["share"], "fill")
         row += [bars, percent(unit["macs_share"])]
-        row += [percent(unit["instructions_share"])] if counted else []
-        rows.append(row)
-    key = '<p class="key-line"><span class="swatch quiet"></span>share of MACs'
-    note = "A unit's own cost when it runs, and its share of the average inference. "
-    if counted:
-        key += ' &ensp;<span class="swatch"></span>share of instructions'
+        row += [] if found is None else [percent(found["share"])]
+        rows.append([*row, size_text(unit["arena"]["tensors"] + unit["arena"]["scratch"])])
+    note = "A unit's own cost when it runs (median), and its share of the average inference. "
+    key = [("hollow", "share of MACs")]
+    if account is not None:
+        key.append(("", f"share of {what}"))
+        note += "Where the two shares differ, counting MACs misjudges the cost. "
+    if value["instructions"] is not None:
         outside = value["instructions"]["outside_units_mean"]
-        note += (
-            "Where the two shares differ, counting MACs misjudges the cost. "
-            f"{whole(outside)} instructions per inference are outside all units."
-        )
-    return section("Where the cost is", note, key + "</p>", table(head, rows))
+        note += f"{whole(outside)} instructions per inference are outside all units."
+    return section("Where the cost is", note, legend(key), table(head, rows))

@@ -181,7 +181,7 @@ def test_the_report_shows_where_images_leave(exits: tuple[str, ...], tmp_path: P
     assert ("there is one exit" if len(exits) == 1 else "there are 2 exits") in text
     assert sum(row["images"] for row in value["answers"]) == len(IMAGES)
     for row in value["answers"]:
-        assert f"{100 * row['share']:.1f} %" in text
+        assert f"{100 * row['share']:.1f}%" in text
         assert f"{row['macs_mean']:,.0f}" in text
     cheapest = value["examples"]["cheapest"]
     assert all(row["left"] == exits[0] for row in cheapest)

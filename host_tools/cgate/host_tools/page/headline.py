@@ -50,21 +50,22 @@ def header(value: Value) -> str:
 
 def verdict(value: Value) -> str:
     """Does gating pay, and do MACs tell the truth, in words; empty without anything to decide."""
-    if not value["gates"]:
-        return ""
     found, account = value["verdict"], best(value)
     texts, state = [], "unknown"
+    title = "Does gating pay?" if value["gates"] else "What leaving early saves"
     if found is not None:
         state = found["state"]
         texts.append(f'<p class="say">{escape(found["text"])}</p>')
-    else:
+    elif value["gates"]:
         texts.append(
             f'<p class="say">Not known yet. {command("measure BUNDLE")} also runs the control: '
             "the same images with every gate held at its usual decision.</p>"
         )
-    if account is not None and account["savings"] is not None:
+    if account is not None and account["savings"] is not None and account["savings"]["text"]:
         texts.append(f"<p>{escape(account['savings']['text'])}</p>")
-    return f'<section class="verdict {state}"><h2>Does gating pay?</h2>{"".join(texts)}</section>'
+    if not texts:
+        return ""
+    return f'<section class="verdict {state}"><h2>{title}</h2>{"".join(texts)}</section>'
 
 
 def _tile(name: str, number: str, note: str, mark: str = "") -> str:

@@ -32,10 +32,10 @@ from cgate.train.evaluate import (
     score,
     set_margins,
 )
-from cgate.train.exits import TEMPERATURE, exit_loss, places
+from cgate.train.exits import exit_loss, places
 from cgate.train.gates import all_open
 from cgate.train.loop import train
-from cgate.train.losses import executed_share
+from cgate.train.losses import TEMPERATURE, executed_share
 from cgate.train.models import GatedResNet
 from cgate.train.networks import Task, build_network
 from cgate.train.ranges import load_model

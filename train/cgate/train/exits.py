@@ -15,10 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from cgate.core.network import Network
+from cgate.train.losses import imitation
 from cgate.train.recipes import Exits
-
-TEMPERATURE = 2.0
-"""Softens the head's answers before exits learn from them (Hinton et al. 2015, 1503.02531)."""
 
 CANDIDATES = 256
 """Margins tried: more than that only fits the noise of a few thousand validation images."""
@@ -29,8 +27,8 @@ def exit_loss(
 ) -> Tensor:
     """What the exits add to the loss.
 
-    The sum over exits of weight * ((1 - distill) * cross-entropy + distill * T^2 * KL(head |
-    exit at temperature T)). The head's answers are constants here: it does not learn from exits.
+    The sum over exits of weight * ((1 - distill) * cross-entropy + distill * `imitation` of the
+    head).
 
     Args:
         exits: logits float32 [N, classes] by block name, in the order of `settings.after`.
@@ -40,14 +38,11 @@ def exit_loss(
     Returns:
         A scalar, float32.
     """
-    teacher = functional.log_softmax(logits.detach() / TEMPERATURE, 1)
     total = logits.new_zeros(())
     for weight, answer in zip(settings.weights, exits.values(), strict=True):
         loss = (1 - settings.distill) * functional.cross_entropy(answer, labels)
         if settings.distill:
-            student = functional.log_softmax(answer / TEMPERATURE, 1)
-            taught = functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
-            loss = loss + settings.distill * TEMPERATURE**2 * taught
+            loss = loss + settings.distill * imitation(answer, logits)
         total = total + weight * loss
     return total
 

@@ -19,11 +19,12 @@ from cgate.core.checkpoint import CARD, RANGES, WEIGHTS
 from cgate.core.data import Dataset, load_dataset
 from cgate.core.errors import EXIT_CHECK_FAILED, CgateError
 from cgate.core.files import read_json, write_bytes, write_json
-from cgate.core.network import Network, network_macs
+from cgate.core.network import network_macs
 from cgate.core.progress import Progress, Silent
 from cgate.train.batches import Batches
 from cgate.train.card import make_card
 from cgate.train.device import accelerated, describe, pick_device
+from cgate.train.epochs import collapse, epoch_line, epoch_row
 from cgate.train.evaluate import (
     Evaluation,
     collect,
@@ -31,8 +32,15 @@ from cgate.train.evaluate import (
     set_margins,
 )
 from cgate.train.exits import exit_loss
-from cgate.train.gates import GateOptions, GatePolicy, relaxed
-from cgate.train.losses import bandpass, consistency, cost_penalty, distillation, executed_share
+from cgate.train.gates import GateOptions, GatePolicy, learned, relaxed
+from cgate.train.losses import (
+    bandpass,
+    consistency,
+    cost_penalty,
+    distillation,
+    executed_share,
+    imitation,
+)
 from cgate.train.models import GatedResNet, Output
 from cgate.train.ranges import measure_ranges
 from cgate.train.recipes import Recipe
@@ -49,6 +57,7 @@ from cgate.train.resume import (
     save_state,
 )
 from cgate.train.schedules import SCHEDULES
+from cgate.train.teacher import load_teacher, start_from
 from cgate.train.world import ALONE, World, joined
 
 GATE_SCALARS = ("bias", "log_gamma", "log_temperature")
@@ -123,6 +132,12 @@ class Run:
                 GateOptions(recipe.gate_bias, recipe.cir_gradient),
                 recipe.exits is not None and recipe.exits.detach,
             )
+        if recipe.start is not None:
+            start_from(self.model, Path(recipe.start))
+        self.teacher: GatedResNet | None = None
+        if recipe.teacher is not None:
+            self.teacher = load_teacher(Path(recipe.teacher), self.network).to(self.device)
+            self.teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.to(self.device)
         # bfloat16 in the NCHW layout is several times slower than float32 on CPUs.
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -163,19 +178,32 @@ class Run:
         temperature = schedule(recipe.temperature, recipe.temperature_end, annealed)
         return relaxed(temperature, recipe.noise * (1 - annealed), generator, recipe.hard)
 
-    def loss(self, output: Output, labels: Tensor, done: float) -> tuple[Tensor, Tensor]:
+    def taught(self, images: Tensor) -> Tensor | None:
+        """The teacher's logits float32 [N, classes], None without one; its gates are hard."""
+        if self.teacher is None:
+            return None
+        with torch.no_grad():
+            output: Output = self.teacher(images, learned)
+        return output.logits
+
+    def loss(
+        self, output: Output, labels: Tensor, done: float, taught: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """What training pays for a batch, and the executed share of its relaxed gates.
 
         Args:
             output: of the batch.
             labels: int64 [N].
             done: fraction of the run.
+            taught: what the teacher says of it.
 
         Returns:
             Two scalars, float32.
         """
         recipe = self.recipe
         loss = functional.cross_entropy(output.logits, labels)
+        if taught is not None:
+            loss = (1 - recipe.teach) * loss + recipe.teach * imitation(output.logits, taught)
         share = torch.ones_like(loss)
         if output.gates:
             share = executed_share(output.gates, self.costs)
@@ -233,7 +261,8 @@ class Run:
                 output = self.model(
                     images, self.policy(done, generator), pairs=recipe.consistency > 0
                 )
-            loss, share = self.loss(output, labels, done)
+                taught = self.taught(images)
+            loss, share = self.loss(output, labels, done, taught)
             # One rank cannot stop alone: the others would wait for it. They look after the epoch.
             if self.world.size == 1 and step % look_every == 0:
                 value = loss.item()
@@ -292,66 +321,6 @@ def enough_threads(run: Run) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _row(epoch: int, trained: Row, result: Evaluation, dense_macs: int) -> Row:
-    row: Row = {
-        "epoch": epoch + 1,
-        "lr": round(trained["lr"], 6),
-        "train_loss": round(trained["loss"], 6),
-        "train_share": round(trained["share"], 6),
-        "validation_accuracy": round(result.accuracy, 6),
-        "executed_share": round(result.executed_macs / dense_macs, 6),
-    }
-    row |= {f"open_{block}": round(rate, 6) for block, rate in result.open_rates.items()}
-    return row | {f"left_{each.block}": round(each.left, 6) for each in result.exits}
-
-
-def _line(row: Row, epochs: int) -> str:
-    gates = [value for key, value in row.items() if key.startswith("open_")]
-    exits = [value for key, value in row.items() if key.startswith("left_")]
-    text = (
-        f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  loss {row['train_loss']:.3f}  "
-        f"validation {row['validation_accuracy']:.2%}"
-    )
-    if gates or exits:
-        text += f"  executed {row['executed_share']:.1%}"
-    for word, rates in (("open", gates), ("left", exits)):
-        if rates:
-            text += f"  {word}" + "".join(f" {rate:.2f}" for rate in rates)
-    return text
-
-
-def _stuck(row: Row | None) -> dict[str, str]:
-    """The gates that do the same for every validation image: "open" or "shut" by block."""
-    return {
-        key.removeprefix("open_"): "open" if value else "shut"
-        for key, value in (row or {}).items()
-        if key.startswith("open_") and value in (0.0, 1.0)
-    }
-
-
-def _collapse(network: Network, log: list[Row], warming: bool) -> str:
-    """What to say of gates that decide nothing since the last epoch; "" if there is no news.
-
-    Args:
-        log: a row per epoch; not empty.
-        warming: the cost is not yet in force: gates start open on purpose.
-    """
-    now, before = _stuck(log[-1]), _stuck(log[-2] if len(log) > 1 else None)
-    settled = [b.name for b in network.gated if b.gate is not None and b.gate.kind == "static"]
-    news = {
-        block: state
-        for block, state in now.items()
-        if before.get(block) != state and block not in settled and not (warming and state == "open")
-    }
-    if not news:
-        return ""
-    states = set(now.values())
-    if len(now) == len(network.gated) and len(states) == 1:
-        return f"all gates are {states.pop()} for every validation image, so none decides"
-    which = ", ".join(f"{block} is {state}" for block, state in news.items())
-    return f"for every validation image {which}: such a gate decides nothing"
 
 
 def _finished(out: Path, recipe: Recipe) -> dict[str, Any] | None:
@@ -457,17 +426,17 @@ def fit(run: Run, out: Path, progress: Progress) -> State:
         while state.epoch < recipe.epochs:
             trained = run.train_epoch(state.epoch, progress)
             result = run.validate()
-            row = _row(state.epoch, trained, result, run.macs.dense)
+            row = epoch_row(state.epoch, trained, result, run.macs.dense)
             state = State(state.epoch + 1, [*state.log, row])
             if record is None:
                 continue
             save_state(out, recipe.to_json(), state, run.model, run.optimizers)
             taken = record.epoch(row)
-            progress.message(f"{_line(row, recipe.epochs)}  {taken}")
+            progress.message(f"{epoch_line(row, recipe.epochs)}  {taken}")
             warming = state.epoch <= recipe.warmup * recipe.epochs
-            collapse = _collapse(run.network, state.log, warming)
-            if collapse:
-                progress.message(collapse)
+            news = collapse(run.network, state.log, warming)
+            if news:
+                progress.message(news)
     except KeyboardInterrupt:
         progress.message(
             f"stopped; epoch {state.epoch} of {recipe.epochs} is saved in {out}, "

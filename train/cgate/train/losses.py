@@ -6,10 +6,30 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from cgate.core.network import UnitCosts
 from cgate.train.gates import Score
 from cgate.train.maps import cosine
+
+TEMPERATURE = 2.0
+"""Softens a teacher's answers before a student learns from them."""
+
+
+def imitation(student: Tensor, teacher: Tensor) -> Tensor:
+    """T^2 * KL(teacher | student) of answers softened by T (Hinton et al. 2015, 1503.02531).
+
+    Args:
+        student: logits float32 [N, classes].
+        teacher: the same; a constant here, it does not learn from its student.
+
+    Returns:
+        A scalar, float32, mean over the batch.
+    """
+    goal = functional.log_softmax(teacher.detach() / TEMPERATURE, 1)
+    answer = functional.log_softmax(student / TEMPERATURE, 1)
+    loss = functional.kl_div(answer, goal, reduction="batchmean", log_target=True)
+    return TEMPERATURE**2 * loss
 
 
 def executed_share(gates: Mapping[str, Tensor], costs: UnitCosts) -> Tensor:

@@ -27,7 +27,8 @@ from cgate.train import integers
 from cgate.train.batches import Batches
 from cgate.train.card import make_card
 from cgate.train.evaluate import evaluate
-from cgate.train.exits import TEMPERATURE, exit_loss
+from cgate.train.exits import exit_loss
+from cgate.train.losses import imitation
 from cgate.train.models import GatedResNet, Output
 from cgate.train.ranges import load_model, load_training_data
 from cgate.train.recipes import Recipe, recipe_from_json
@@ -71,11 +72,8 @@ def loss(output: Output, teacher: Output, labels: Tensor, recipe: Recipe, tuning
         teacher: of the float network, on the same images.
         labels: int64 [N].
     """
-    taught = functional.log_softmax(teacher.logits / TEMPERATURE, 1)
-    student = functional.log_softmax(output.logits / TEMPERATURE, 1)
-    kept = functional.kl_div(student, taught, reduction="batchmean", log_target=True)
     total = (1 - tuning.distill) * functional.cross_entropy(output.logits, labels)
-    total = total + tuning.distill * TEMPERATURE**2 * kept
+    total = total + tuning.distill * imitation(output.logits, teacher.logits)
     if recipe.exits is not None:
         total = total + exit_loss(output.exits, output.logits, labels, recipe.exits)
     gates = [

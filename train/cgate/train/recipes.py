@@ -96,6 +96,10 @@ class Recipe:
         seed: of the initial weights and, with the epoch, of all that is drawn.
         limit: train on the first so many images only; None for all.
         exits: None trains a network whose head answers every image.
+        start: folder of a checkpoint whose weights the run starts from; gates and exits that it
+            lacks start as ever. None for random weights.
+        teacher: folder of a checkpoint whose answers the network learns to imitate.
+        teach: share of the loss of answers that imitates the teacher; the labels have the rest.
     """
 
     name: str
@@ -133,6 +137,9 @@ class Recipe:
     seed: int = 0
     limit: int | None = None
     exits: Exits | None = None
+    start: str | None = None
+    teacher: str | None = None
+    teach: float = 0.5
 
     def __post_init__(self) -> None:
         """Check each value.
@@ -157,6 +164,7 @@ class Recipe:
         check("tau", 0 < self.tau <= 1, "above 0, up to 1")
         check("seed", 0 <= self.seed < 1 << 32, "0 to 4294967295")
         check("warmup", 0 <= self.warmup < 1, "0 or more, below 1")
+        check("teach", 0 <= self.teach <= 1, "0 to 1")
         check("floor", 0 <= self.floor <= self.ceiling <= 1, "0 <= floor <= ceiling <= 1")
         check(
             "temperature_schedule",

@@ -95,7 +95,7 @@ def estimate_lines(estimate: Estimate) -> list[str]:
         "cgate train --recipe balanced --gate cir-predicted --out runs/predicted",
         "cgate train --recipe balanced --gate cir --ablation no-cir --out runs/ablation",
         "cgate train --recipe balanced --network mobilenetv2 --width 0.5 --out runs/mobilenet",
-        "cgate train --recipe cgate --from runs/dense --teacher runs/dense --epochs 30 --out runs/c",
+        "cgate train --recipe cgate --from runs/dense --epochs 30 --out runs/gated",
         "cgate train --recipe balanced --benchmark 20",
         "torchrun --nproc-per-node 4 -m cgate.host_tools train --recipe balanced --out runs/four",
     ),

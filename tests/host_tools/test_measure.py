@@ -19,6 +19,7 @@ from cgate.export import reference
 from cgate.export.bundle import export_checkpoint
 from cgate.export.reference import to_input
 from cgate.host_tools import resume, runner
+from cgate.host_tools.build import build
 from cgate.host_tools.cli import main
 from cgate.host_tools.inputs import load_inputs
 from cgate.host_tools.majority import held_gates, majority_of
@@ -30,7 +31,7 @@ from cgate.host_tools.measure import (
     meter_rows,
     worst_case,
 )
-from cgate.host_tools.trace import Trace, ran_units, read_trace
+from cgate.host_tools.trace import Binary, Trace, ran_units, read_trace
 from counted import OUTSIDE, make_trace, unit_costs
 from synthetic import small_network, write_checkpoint
 
@@ -221,6 +222,29 @@ def test_where_macs_mislead_in_words() -> None:
     assert "10.0 points too much, most of all in b (30.0% by MACs" in text(0.4, 0.3)
     assert "10.0 points too little" in text(0.3, 0.4)
     assert "does not mislead" in text(0.3, 0.304)
+
+
+@pytest.mark.qemu
+def test_a_board_that_qemu_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its program runs on another machine with its core; clock, energy, flash and sizes are its."""
+    board = find_target(BOARD)
+    write_checkpoint(tmp_path / "checkpoint", small_network(), seed=4)
+    bundle = tmp_path / "bundle"
+    export_checkpoint(tmp_path / "checkpoint", bundle, board)
+    assert main(["measure", str(bundle), "--limit", "3", "--jobs", "1", "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)["data"]
+    assert value["target"] == value["board"]["name"] == BOARD
+    cycles = value["accounts"][-1]
+    assert cycles["source"] == "modelled_cycles" and cycles["stalls"] > 0
+    mean = cycles["inference"]["mean"]
+    assert cycles["latency_ms"]["mean"] == pytest.approx(1e3 * mean / board.clock_hz)
+    assert cycles["energy_uj"] is not None
+    trace = read_trace(bundle / "runs" / "test-3" / "trace.json")
+    own = build(bundle, board, io="uart")
+    assert trace.binary == Binary(own.flash or 0, own.ram or 0, own.stack or 0)
+    report = json.loads((bundle / "report.json").read_text())
+    assert report["memory"]["ram_limit"] == board.ram.size
+    assert main(["verify", str(bundle), "--on", "qemu", "--limit", "3", "--quiet"]) == 0
 
 
 @pytest.mark.qemu

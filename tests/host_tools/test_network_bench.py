@@ -9,9 +9,8 @@ import pytest
 
 from cgate.core.checkpoint import load_checkpoint
 from cgate.core.errors import EXIT_CHECK_FAILED, CgateError
-from cgate.core.targets import find_target
+from cgate.core.targets import find_target, stand_in
 from cgate.host_tools import network_bench, runner
-from cgate.host_tools.bench import stand_in
 from cgate.host_tools.network_bench import INT8_SIZE, Row, lines, measure, to_csv
 from cgate.host_tools.runner import Result
 from synthetic import small_network, write_checkpoint

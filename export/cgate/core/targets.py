@@ -6,7 +6,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -219,6 +219,19 @@ def find_target(name: str) -> Target:
         f"unknown target {name!r}; known are {', '.join(near + rest)}",
         f"try --target {near[0]}, or `cgate targets` for the whole table",
     )
+
+
+def stand_in(target: Target) -> Target:
+    """The machine that stands in for `target`: of the same core, with memory for anything.
+
+    The target's flash is modelled in it; its own flash can be written, as QEMU emulates it.
+    """
+    return replace(find_target(target.core), flash_access=target.flash_access)
+
+
+def emulated(target: Target) -> Target:
+    """What runs under QEMU for `target`: itself, or where QEMU has no such board its stand-in."""
+    return target if target.qemu_machine else stand_in(target)
 
 
 def size_text(size: int) -> str:

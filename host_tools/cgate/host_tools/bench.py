@@ -13,7 +13,7 @@ import math
 import subprocess
 import tempfile
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from cgate.core.costs import SHAPE_COLUMNS, UNITS, Shape
 from cgate.core.errors import EXIT_CHECK_FAILED, EXIT_TARGET_FAILED, CgateError
 from cgate.core.files import write_text
 from cgate.core.progress import Progress, Silent
-from cgate.core.targets import Target, find_target
+from cgate.core.targets import Target, stand_in
 from cgate.export.kernels import CONV_KERNELS, ConvLayer
 from cgate.host_tools.build import ARM_FLAGS, COMMON_FLAGS, target_link_flags
 from cgate.host_tools.calls import OK, Case, answers, encode, kernel_rows
@@ -223,14 +223,6 @@ def make_case(call: Call) -> tuple[Case, Mapping[str, int]]:
     x = rng.integers(-128, 128, source).astype(np.int8)
     case = Case(call.op, parameters, (x, rng.integers(-128, 128, result).astype(np.int8)), None)
     return case, {variant: 0 for op, variant, _ in kernel_rows() if op == call.op}
-
-
-def stand_in(target: Target) -> Target:
-    """The machine that stands in for `target`: of the same core, with memory for anything.
-
-    The target's flash is modelled in it; its own flash can be written, as QEMU emulates it.
-    """
-    return replace(find_target(target.core), flash_access=target.flash_access)
 
 
 def _compile(machine: Target, cmsis_nn: CmsisNn | None, folder: Path) -> Path:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cgate.core.errors import CgateError
 from cgate.core.plan import load_bundle
 from cgate.core.progress import Progress, Silent
-from cgate.core.targets import Target, find_target
+from cgate.core.targets import Target, emulated, find_target
 from cgate.export.reference import to_input
 from cgate.host_tools import runner
 from cgate.host_tools.build import Build, build
@@ -57,7 +57,8 @@ def evaluate(
 
     Args:
         folder: the bundle.
-        target: another machine than the plan's.
+        target: another machine than the plan's. One that QEMU does not have runs there in a
+            machine with its core and a model of its flash.
         on: "qemu", "host", "serial" (a board) or "renode".
         io: "semihosting" or "uart", under QEMU.
         gates: "learned", or "open" or "shut" for all; or "majority", which `force` explains.
@@ -88,7 +89,18 @@ def evaluate(
         opened, io, jobs = session_on(on, port, machine), "uart", 1
     # A second at most, and nothing if it is built already: not worth a stage of its own.
     place = "host" if on == "host" else "qemu"
-    built = build(folder, machine, on=place, io=io, cmsis_nn=cmsis_nn, progress=Silent())
+    runs_on = emulated(machine) if on == "qemu" else machine
+    built = build(folder, runs_on, on=place, io=io, cmsis_nn=cmsis_nn, progress=Silent())
+    done = replace(built, on=on)
+    if runs_on is not machine:
+        if gates == "learned":
+            progress.message(
+                f"QEMU has no {machine.name}: the program runs in {runs_on.name}, and the board's "
+                "flash is modelled"
+            )
+        # What it weighs is asked of the board's own program, which has its clock and pins.
+        own = build(folder, machine, io="uart", cmsis_nn=cmsis_nn, progress=Silent())
+        done = replace(done, target=machine, flash=own.flash, ram=own.ram, stack=own.stack)
     path = folder / "runs" / chosen / "trace.json"
     results = run_resumable(
         path.parent,
@@ -102,7 +114,7 @@ def evaluate(
     )
     trace = make_trace(
         bundle,
-        replace(built, on=on),
+        done,
         results,
         gates=gates,
         force=force,

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from cgate.core.errors import EXIT_CHECK_FAILED, CgateError
 from cgate.core.progress import Progress, Silent
-from cgate.core.targets import Target
+from cgate.core.targets import Target, emulated
 from cgate.export.bundle import Summary, export_checkpoint, export_tflite
 from cgate.export.choose import Limits
 from cgate.export.kernels import CMSIS_NN
-from cgate.host_tools.bench import SEED, stand_in
+from cgate.host_tools.bench import SEED
 from cgate.host_tools.build import Build, build
 from cgate.host_tools.cmsis_nn import CmsisNn
 from cgate.host_tools.console import table
@@ -129,7 +129,7 @@ def measure(
     """What an inference of a network costs with each set of kernels.
 
     A target that QEMU does not have is stood in for by a machine with its core and a model of its
-    flash (`bench.stand_in`); kernels are chosen for the target itself.
+    flash (`targets.stand_in`); kernels are chosen for the target itself.
 
     Args:
         source: a checkpoint, or an int8 .tflite file.
@@ -139,7 +139,7 @@ def measure(
         CgateError: what exporting, building and running raise; answers differ (1).
     """
     progress = progress or Silent()
-    machine = target if target.qemu_machine else stand_in(target)
+    machine = emulated(target)
     jobs = ["ref", "auto", INT8_SIZE, *([CMSIS_NN] if cmsis_nn else [])]
     progress.start(f"measure {source.name} on {target.name}", len(jobs))
     rows: list[Row] = []

@@ -19,7 +19,7 @@ from cgate.core.errors import CgateError
 from cgate.core.imported import ImportedNetwork
 from cgate.core.plan import Bundle, Unit, load_bundle
 from cgate.core.progress import Progress, Silent
-from cgate.core.targets import Target, find_target
+from cgate.core.targets import Target, emulated, find_target
 from cgate.export import reference
 from cgate.export.emit_tflite import unit_file
 from cgate.export.emit_tflite_network import NETWORK_FILE
@@ -317,6 +317,7 @@ class CompiledRoute:
     ) -> None:
         self._plan = bundle.plan
         self._progress = progress
+        target = emulated(target) if on == "qemu" else target
         self._build = build(bundle.folder, target, on=on, cmsis_nn=cmsis_nn, progress=progress)
         self.tool = f"QEMU {target.qemu_machine}" if on == "qemu" else "host C compiler"
 

@@ -69,6 +69,9 @@ def test_costs_are_those_of_the_units(bundle: Path, plan: Plan, traces: list[Tra
         for unit, one in zip(row["units"], cost, strict=True):
             if unit["ran"]:
                 assert {unit["cost"][key] for key in ("min", "median", "max")} == {one}
+            if row["source"] == "instructions":
+                assert (unit["classes"] is None) == (unit["ran"] == 0)
+                assert unit["classes"] is None or sum(unit["classes"].values()) == one
         shares = sum(unit["share"] for unit in row["units"])
         assert shares == pytest.approx(1 - outside / row["inference"]["mean"])
     assert "latency_ms" not in value["accounts"][0]

@@ -6,7 +6,7 @@ import pytest
 
 from c_programs import compile_target, run_target
 from cgate.core.errors import CgateError
-from cgate.host_tools.plugin import Counts, read_counts
+from cgate.host_tools.plugin import CLASSES, Counts, read_counts
 from tiny import needs_qemu
 
 TARGETS = ["cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55", "netduinoplus2"]
@@ -39,6 +39,8 @@ def region(number: int, body: str) -> str:
 def test_a_known_loop_has_its_exact_count(target: str, tmp_path: Path) -> None:
     counts = count(tmp_path, region(7, loop(10000)), target)
     assert counts.units[0, 7] == 1 + 2 * 10000
+    classes = dict(zip(CLASSES, counts.by_unit.classes[0, 7].tolist(), strict=True))
+    assert {name: n for name, n in classes.items() if n} == {"alu": 10001, "branch": 10000}
     assert counts.total.tolist() == [1 + 2 * 10000]
     assert counts.open == ()
 

@@ -1,5 +1,6 @@
 """The record of a run: assembled from real runs, written, read back, and checked."""
 
+import csv
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,8 +16,18 @@ from cgate.core.targets import find_target
 from cgate.export import reference
 from cgate.export.bundle import export_checkpoint
 from cgate.host_tools.build import build
+from cgate.host_tools.plugin import CLASSES
 from cgate.host_tools.runner import run
-from cgate.host_tools.trace import Trace, make_trace, ran_units, read_trace, write_trace
+from cgate.host_tools.trace import (
+    OUTSIDE,
+    UNITS,
+    Trace,
+    make_trace,
+    ran_units,
+    read_trace,
+    write_trace,
+    write_units,
+)
 from synthetic import random_images, small_network, write_checkpoint
 from tiny import needs_host, needs_qemu
 
@@ -77,6 +88,37 @@ def test_a_qemu_run_counts_what_ran(bundle: Bundle, gates: str) -> None:
     np.testing.assert_array_equal(counts > 0, np.array(trace.ran) == 1)
     assert (counts.sum(axis=1) < trace.instructions.total).all()
     assert trace.binary.stack < trace.binary.ram
+    classes = np.array(list(trace.instructions.classes.values()))
+    total = sum(trace.instructions.total)
+    outside = total - counts.sum()
+    assert classes.sum(axis=0).tolist() == [*counts.sum(axis=0).tolist(), outside]
+    # Weights are multiplied in pairs by SMLAD; a gate's layers run in `ref`, product by product.
+    names = dict(zip(trace.instructions.classes, classes, strict=True))
+    assert names["mac2"][trace.units.index("head")] + names["mul"][trace.units.index("head")] > 0
+    assert names["fp"].sum() == 0
+
+
+@pytest.mark.qemu
+def test_units_as_a_table_hold_the_sums_of_the_trace(bundle: Bundle, tmp_path: Path) -> None:
+    needs_qemu()
+    trace = record(bundle, "qemu")
+    assert trace.instructions is not None and trace.modelled_cycles is not None
+    write_units(tmp_path / UNITS, trace)
+    with (tmp_path / UNITS).open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["unit"] for row in rows] == [*trace.units, OUTSIDE]
+    assert {row["images"] for row in rows} == {str(len(IMAGES))}
+    for i, row in enumerate(rows[:-1]):
+        assert int(row["ran"]) == sum(ran[i] for ran in trace.ran)
+        assert int(row["instructions"]) == sum(counts[i] for counts in trace.instructions.units)
+        assert int(row["modelled_cycles"]) == sum(of[i] for of in trace.modelled_cycles.units)
+    for row in rows:
+        assert int(row["instructions"]) == sum(int(row[name]) for name in CLASSES)
+    for column, total in (
+        ("instructions", trace.instructions.total),
+        ("modelled_cycles", trace.modelled_cycles.total),
+    ):
+        assert sum(int(row[column]) for row in rows) == sum(total)
 
 
 @pytest.mark.qemu

@@ -12,6 +12,7 @@ from cgate.export.reference import Gates, to_input
 from cgate.export.reference import trace as reference_trace
 from cgate.host_tools.inputs import load_inputs
 from cgate.host_tools.majority import held_gates
+from cgate.host_tools.plugin import CLASSES
 from cgate.host_tools.trace import Binary, Instructions, ModelledCycles, Trace, ran_units
 
 OUTSIDE = {"instructions": 77, "modelled_cycles": 91}
@@ -65,7 +66,11 @@ def make_trace(folder: Path, gates: str, count: int) -> Trace:
         decisions=decisions.astype(int).tolist(),
         ran=ran.tolist(),
         instructions=Instructions(
-            counted.tolist(), (counted.sum(axis=1) + OUTSIDE["instructions"]).tolist()
+            counted.tolist(),
+            (counted.sum(axis=1) + OUTSIDE["instructions"]).tolist(),
+            # As if all were arithmetic.
+            {name: [0] * (len(plan.units) + 1) for name in CLASSES}
+            | {"alu": [*counted.sum(axis=0).tolist(), count * OUTSIDE["instructions"]]},
         ),
         binary=Binary(50_000, 9_000, 300),
         modelled_cycles=ModelledCycles(

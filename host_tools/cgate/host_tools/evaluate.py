@@ -21,7 +21,7 @@ from cgate.host_tools.build import Build, build
 from cgate.host_tools.inputs import Inputs
 from cgate.host_tools.resume import PARTIAL, run_resumable
 from cgate.host_tools.serial_link import session_on
-from cgate.host_tools.trace import Trace, make_trace, write_trace
+from cgate.host_tools.trace import UNITS, Trace, make_trace, write_trace, write_units
 
 
 def default_name(inputs: Inputs, gates: str, on: str, io: str, target: Target | None) -> str:
@@ -53,7 +53,9 @@ def evaluate(
     keep_partial: bool = False,
     progress: Progress,
 ) -> tuple[Trace, Path]:
-    """Run `inputs` on a bundle and write runs/<name>/trace.json; goes on with a stopped run.
+    """Run `inputs` on a bundle and write its trace; goes on with a stopped run.
+
+    In runs/<name>: trace.json, and units.csv where instructions were counted.
 
     Args:
         folder: the bundle.
@@ -124,6 +126,8 @@ def evaluate(
         labels=inputs.labels.tolist(),
     )
     write_trace(path, trace)
+    if trace.instructions is not None:
+        write_units(path.with_name(UNITS), trace)
     if not keep_partial:
         (path.parent / PARTIAL).unlink(missing_ok=True)
     return trace, path

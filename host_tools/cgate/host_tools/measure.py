@@ -216,8 +216,14 @@ def _time_and_energy(cycles: Mapping[str, float], board: Board) -> dict[str, Any
     }
 
 
-def _unit_rows(plan: Plan, record: Records, run: Account, board: Board) -> list[dict[str, Any]]:
-    """Cost per unit when it runs, and its share of the mean inference."""
+def _unit_rows(
+    plan: Plan, record: Records, run: Account, board: Board, classes: Mapping[str, Sequence[int]]
+) -> list[dict[str, Any]]:
+    """Cost per unit when it runs, and its share of the mean inference.
+
+    Args:
+        classes: instructions by class, as in a trace; they go with an account of instructions.
+    """
     rows: list[dict[str, Any]] = []
     for unit in plan.units:
         ran = record.ran[:, unit.index]
@@ -235,6 +241,13 @@ def _unit_rows(plan: Plan, record: Records, run: Account, board: Board) -> list[
         if run.timed:
             nothing = {"latency_ms": None, "energy_uj": None}
             row |= nothing if cost is None else _time_and_energy(cost, board)
+        else:
+            times = int(ran.sum())
+            row["classes"] = (
+                {name: column[unit.index] / times for name, column in classes.items()}
+                if times
+                else None
+            )
         rows.append(row)
     return rows
 
@@ -258,6 +271,7 @@ def account_rows(
     record = records(plan, trace)
     full = {} if opened is None else accounts(opened)
     least = {} if shut is None else accounts(shut)
+    classes = {} if trace.instructions is None else trace.instructions.classes
     rows: list[dict[str, Any]] = []
     for source, run in accounts(trace).items():
         most = full.get(source)
@@ -274,7 +288,7 @@ def account_rows(
             "stalls": None
             if source != "modelled_cycles" or record.stalls is None
             else float(record.stalls.mean()),
-            "units": _unit_rows(plan, record, run, board),
+            "units": _unit_rows(plan, record, run, board, classes),
             "savings": None if most is None else savings(plan, record, run, most),
         }
         if run.timed:

@@ -82,6 +82,8 @@ class Result:
         modelled: int64 [units + 1, 2], in the same order: cycles that the plugin's model gives,
             and how many of them are waiting for the flash. None like `instructions`, and for a
             core without a model.
+        classes: int64 [units + 1, plugin.CLASSES], in the same order: the instructions by class.
+            None like `instructions`.
     """
 
     label: int
@@ -92,6 +94,7 @@ class Result:
     outputs: Mapping[int, NDArray[np.int8]] | None
     cycles: NDArray[np.int64] | None = None
     modelled: NDArray[np.int64] | None = None
+    classes: NDArray[np.int64] | None = None
 
 
 def qemu_command(target: Target, program: Path, io: str = "semihosting") -> list[str | Path]:
@@ -521,6 +524,7 @@ def run(
                 instructions=counts.units[i],
                 total=int(counts.total[i]),
                 modelled=cycles[i],
+                classes=np.vstack([counts.by_unit.classes[i], counts.whole.classes[i]]),
             )
             for i, result in enumerate(results)
         ]

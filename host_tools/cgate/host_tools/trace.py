@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -14,9 +16,15 @@ from cgate.core.errors import CgateError
 from cgate.core.files import read_json, write_text
 from cgate.core.plan import Bundle, Plan
 from cgate.host_tools.build import Build
+from cgate.host_tools.plugin import CLASSES
 from cgate.host_tools.runner import FORCE, Result
 
 SCHEMA = 1
+UNITS = "units.csv"
+"""Beside a trace of a run under QEMU."""
+OUTSIDE = "(outside)"
+"""In it, what an inference spends outside of all units."""
+
 RUNNERS = ("qemu", "host", "serial", "renode")
 GATES = ("learned", "open", "shut", "majority")
 
@@ -28,10 +36,13 @@ class Instructions:
     Args:
         units: [image][unit], 0 where a unit did not run.
         total: [image], a whole inference.
+        classes: {class: [in each unit, in all images together; last outside of all units]}, with
+            the names of plugin.CLASSES.
     """
 
     units: list[list[int]]
     total: list[int]
+    classes: dict[str, list[int]]
 
 
 @dataclass(frozen=True)
@@ -117,6 +128,16 @@ def ran_units(
     return plan.ran(opened).astype(np.uint8)
 
 
+def _class_sums(results: Sequence[Result], units: int) -> dict[str, list[int]]:
+    """`Instructions.classes` of runs under QEMU."""
+    sums = np.zeros((units + 1, len(CLASSES)), np.int64)
+    for result in results:
+        assert result.classes is not None
+        sums += result.classes
+    sums[-1] -= sums[:-1].sum(axis=0)  # of the whole inference, what the units leave
+    return dict(zip(CLASSES, sums.T.tolist(), strict=True))
+
+
 def make_trace(
     bundle: Bundle,
     build: Build,
@@ -156,7 +177,9 @@ def make_trace(
                 f"{'ran' if units[image, unit] else 'did not run'} against its gate's decision",
                 "export and build the bundle again",
             )
-        instructions = Instructions(units.tolist(), [int(r.total or 0) for r in results])
+        instructions = Instructions(
+            units.tolist(), [int(r.total or 0) for r in results], _class_sums(results, ran.shape[1])
+        )
     board_cycles = None
     if results and all(r.cycles is not None for r in results):
         table = np.array([r.cycles for r in results], np.int64)
@@ -200,6 +223,26 @@ def write_trace(path: Path, trace: Trace) -> None:
         for key, item in value.items()
     ]
     write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def write_units(path: Path, trace: Trace) -> None:
+    """Write units.csv (SPEC.md, section 8): what the images of a run under QEMU took, per unit."""
+    counted, model = trace.instructions, trace.modelled_cycles
+    assert counted is not None
+    shape = (len(trace.images), len(trace.units))
+    ran = np.array(trace.ran, np.int64).reshape(shape).sum(axis=0).tolist()
+    classes = list(zip(*counted.classes.values(), strict=True))
+    cycles: list[object] = [""] * len(classes)
+    if model is not None:
+        of_units = np.array(model.units, np.int64).reshape(shape).sum(axis=0).tolist()
+        cycles = [*of_units, sum(model.total) - sum(of_units)]
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(("unit", "images", "ran", "instructions", *counted.classes, "modelled_cycles"))
+    names, times = [*trace.units, OUTSIDE], [*ran, shape[0]]
+    for name, ran_times, row, took in zip(names, times, classes, cycles, strict=True):
+        writer.writerow((name, shape[0], ran_times, sum(row), *row, took))
+    write_text(path, stream.getvalue())
 
 
 def read_trace(path: Path) -> Trace:
@@ -262,6 +305,7 @@ def _check(trace: Trace) -> None:
         ("ran", trace.ran, (count, len(trace.units)), 0, 1),
         ("instructions.units", counted and counted.units, (count, len(trace.units)), 0, None),
         ("instructions.total", counted and counted.total, (count,), 0, None),
+        *_class_columns(trace),
         ("board_cycles.units", timed and timed.units, (count, len(trace.units)), 0, None),
         ("board_cycles.total", timed and timed.total, (count,), 0, None),
         ("modelled_cycles.units", model and model.units, (count, len(trace.units)), 0, None),
@@ -270,6 +314,16 @@ def _check(trace: Trace) -> None:
     ):
         if column is not None:
             _check_column(name, column, shape, low, high)
+
+
+def _class_columns(trace: Trace) -> Iterator[tuple[str, object, tuple[int], int, None]]:
+    """The columns of `Instructions.classes`, as `_check` has them; ValueError for other classes."""
+    if trace.instructions is None:
+        return
+    if tuple(trace.instructions.classes) != CLASSES:
+        raise ValueError(f"instructions.classes should be {', '.join(CLASSES)}")
+    for name, column in trace.instructions.classes.items():
+        yield f"instructions.classes.{name}", column, (len(trace.units) + 1,), 0, None
 
 
 def _check_column(

@@ -83,6 +83,7 @@ def command(
     """Run images through the firmware of BUNDLE and record a trace.
 
     Builds it first where needed. The result is in runs/NAME/trace.json; `cgate report` draws it.
+    Under QEMU, units.csv beside it has the instructions of every unit by class.
     """
     from cgate.host_tools.evaluate import evaluate
     from cgate.host_tools.inputs import load_inputs

@@ -218,8 +218,9 @@ def test_the_code_returns_at_an_exit(lowered: tuple[Plan, Weights]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"ops": []}, "an exit must end in a margin"),
-        ({"output": "stem"}, "logits be like the network's output"),
+        ({"ops": []}, "it has no ops"),
+        ({"output": "stem"}, "it does not compute its output stem"),
+        ({"role": "body"}, "gates and exits, and no others, decide"),
     ],
 )
 def test_a_plan_with_a_strange_exit_is_refused(
@@ -231,6 +232,16 @@ def test_a_plan_with_a_strange_exit_is_refused(
     write_json(tmp_path / "plan.json", plan)
     (tmp_path / "weights.npz").write_bytes((bundle / "weights.npz").read_bytes())
     with pytest.raises(CgateError, match=message):
+        load_bundle(tmp_path)
+
+
+def test_logits_of_an_exit_in_another_form_are_refused(bundle: Path, tmp_path: Path) -> None:
+    plan = read_json(bundle / "plan.json", "plan")
+    output = next(each["output"] for each in plan["units"] if each["role"] == "exit")
+    next(each for each in plan["tensors"] if each["name"] == output)["scale"] *= 2
+    write_json(tmp_path / "plan.json", plan)
+    (tmp_path / "weights.npz").write_bytes((bundle / "weights.npz").read_bytes())
+    with pytest.raises(CgateError, match="logits of an exit must be like the network's output"):
         load_bundle(tmp_path)
 
 

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cgate.core.checkpoint import CARD, RANGES, WEIGHTS, load_checkpoint
@@ -13,7 +14,9 @@ from cgate.core.plan import PLAN, load_bundle, plan_from_json
 from cgate.core.plan import WEIGHTS as ARRAYS
 from cgate.core.targets import find_target
 from cgate.export.bundle import export_checkpoint
+from cgate.export.emit_c import emit_c
 from cgate.export.import_tflite import import_tflite
+from cgate.export.reference import run
 from fuzzing import CORPUS, attack, damaged, rearranged, survives
 from synthetic import small_network, write_checkpoint
 from tflite_files import random_net
@@ -59,6 +62,22 @@ def test_plan_values(bundle: Path) -> None:
     value = json.loads((bundle / PLAN).read_bytes())
     assert survives(lambda: plan_from_json(value))
     attack([value], changed_json, plan_from_json, 250)
+
+
+def test_plans_that_load_can_be_used(bundle: Path, tmp_path: Path) -> None:
+    """What the checks let through gives C and runs: no later step has to look again."""
+    (tmp_path / ARRAYS).write_bytes((bundle / ARRAYS).read_bytes())
+
+    def used(value: Any) -> object:
+        (tmp_path / PLAN).write_text(json.dumps(value))
+        loaded = load_bundle(tmp_path)
+        plan = loaded.plan
+        emit_c(plan, loaded.weights, "00" * 32)
+        return run(plan, loaded.weights, np.zeros((1, *plan.tensor(plan.input).shape), np.int8))
+
+    value = json.loads((bundle / PLAN).read_bytes())
+    assert survives(lambda: used(value))
+    attack([value], changed_json, used, 250)
 
 
 def file_attack(folder: Path, copy_to: Path, name: str, parse: Any, count: int) -> None:

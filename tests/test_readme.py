@@ -14,6 +14,7 @@ from cgate.core.gates import GATE_KINDS
 from cgate.core.targets import find_target
 from cgate.export.bundle import export_checkpoint
 from cgate.host_tools.cli import cgate
+from cgate.host_tools.page.savings import savings_svg
 from synthetic import small_network, write_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -107,6 +108,52 @@ def gates_table() -> list[str]:
         cells += [f"{float(row['executed_macs']):,.0f}", *controls]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def savings_table() -> list[str]:
+    """The README's table of what each gate saves, by MACs and by cycles."""
+    value = json.loads((ROOT / "results/resnet20-balanced/measure.json").read_text())
+    cycles, board = value["accounts"][-1], value["board"]
+    times = cycles["latency_ms"]
+    joules = [uj / 1000 for uj in cycles["energy_uj"]["mean"]]
+    lines = [
+        f"`models/resnet20-balanced` on {value['target']}, n = {value['images']:,} "
+        f"{value['split']} images of CIFAR-10; shares of the network without gates, less what the "
+        "gates cost:",
+        "",
+        "| block | gate open | MACs saved | modelled cycles saved | MACs promise too much by |",
+        "|---|---|---|---|---|",
+    ]
+    rows = [
+        (row["block"], f"{row['open']:.1%}", row["macs"]["saved"], row["cost"]["saved"])
+        for row in cycles["savings"]["blocks"]
+    ]
+    total = cycles["savings"]["total"]
+    for name, opened, macs, cost in (*rows, ("**all**", "", total["macs"], total["cost"])):
+        gap = 100 * (macs - cost)
+        lines.append(f"| {name} | {opened} | {macs:.2%} | {cost:.2%} | {gap:+.2f} points |")
+    return [
+        *lines,
+        "",
+        f"{value['verdict']['text']} Modelled latency at {board['clock_hz'] / 1e6:g} MHz: "
+        f"{times['mean']:.1f} ms on average, 95 % of the images within {times['p95']:.1f} ms, "
+        f"worst case {times['worst']:.1f} ms; modelled energy {joules[0]:.2f} mJ "
+        f"({joules[1]:.2f} to {joules[2]:.2f}).",
+        "",
+        "![Modelled cycles saved against MACs saved, per block]"
+        "(results/resnet20-balanced/savings.svg)",
+    ]
+
+
+def test_the_savings_table_and_picture_are_what_results_say() -> None:
+    match = re.search(
+        r"<!-- table: results/resnet20-balanced/measure.json -->\n(.*?)<!-- end -->", README, re.S
+    )
+    assert match is not None
+    assert match.group(1).strip().splitlines() == savings_table()
+    folder = ROOT / "results/resnet20-balanced"
+    value = json.loads((folder / "measure.json").read_text())
+    assert (folder / "savings.svg").read_text(encoding="utf-8") == savings_svg(value)
 
 
 def test_the_gates_table_is_what_results_say() -> None:

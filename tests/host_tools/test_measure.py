@@ -31,6 +31,7 @@ from cgate.host_tools.measure import (
     meter_rows,
     worst_case,
 )
+from cgate.host_tools.page.savings import savings_svg
 from cgate.host_tools.trace import Binary, Trace, ran_units, read_trace
 from counted import OUTSIDE, make_trace, unit_costs
 from synthetic import small_network, write_checkpoint
@@ -283,6 +284,7 @@ def test_stopped_anywhere_it_goes_on(
 def test_command(digits_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = Path(shutil.copytree(digits_bundle, tmp_path / "bundle"))
     words = ["measure", str(bundle), "--limit", "6", "--jobs", "1", "--as-board", BOARD]
+    words += ["--svg", str(tmp_path / "savings.svg")]
     assert main([*words, "--per-second", "2", "--battery-mah", "220"]) == 0
     text = capsys.readouterr().out
     first = (bundle / "measure.json").read_bytes()
@@ -291,6 +293,7 @@ def test_command(digits_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert main([*words, "--per-second", "2", "--battery-mah", "220", "--json"]) == 0
     assert (bundle / "measure.json").read_bytes() == first
     value = json.loads(capsys.readouterr().out)["data"]
+    assert (tmp_path / "savings.svg").read_text() == savings_svg(value)
     files = {"file": str(bundle / "measure.json"), "html": str(bundle / "report.html")}
     assert value == {**json.loads(first), **files}
     control = read_trace(bundle / "runs" / "test-6-majority" / "trace.json")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cgate.core.files import write_json
+from cgate.core.files import write_json, write_text
 from cgate.core.plan import load_bundle
 from cgate.core.targets import Target, find_target
 from cgate.host_tools.cli import Command, Outcome, examples, progress
@@ -230,6 +230,7 @@ def lines(value: Mapping[str, Any]) -> list[str]:
     metavar="N",
     help="Mean voltage of that battery; of no effect behind a linear regulator.",
 )
+@click.option("--svg", type=FOLDER, metavar="FILE", help="Also draw what each gate saves.")
 @limit_option
 @jobs_option
 @data_options
@@ -242,6 +243,7 @@ def command(
     per_second: float | None,
     battery_mah: float | None,
     battery_v: float,
+    svg: Path | None,
     limit: int | None,
     jobs: int | None,
     data: str | None,
@@ -261,6 +263,7 @@ def command(
     from cgate.host_tools.inputs import load_inputs
     from cgate.host_tools.majority import held_gates
     from cgate.host_tools.measure import MEASUREMENT, board_for, measurement
+    from cgate.host_tools.page.savings import savings_svg
     from cgate.host_tools.report import HTML, write_report
     from cgate.host_tools.resume import PARTIAL
 
@@ -315,6 +318,8 @@ def command(
     write_json(path, value)
     for done in paths:
         (done.parent / PARTIAL).unlink(missing_ok=True)
+    if svg is not None:
+        write_text(svg, savings_svg(value))
     write_report(bundle, run=paths[2].parent.name, data_dir=data_dir)
     value = {**value, "file": str(path), "html": str(bundle / HTML)}
     return Outcome(value, lines(value))

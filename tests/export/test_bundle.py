@@ -218,3 +218,25 @@ def test_a_card_without_class_names_is_refused(
     folder = damaged(checkpoint, tmp_path / "c", CARD, text.encode())
     with pytest.raises(CgateError, match="no list of class names"):
         export_checkpoint(folder, tmp_path / "out", M4)
+
+
+def test_folders_mistaken_for_each_other_are_told_apart(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "b"
+    export_checkpoint(checkpoint.folder, bundle, M4)
+    with pytest.raises(CgateError) as caught:
+        export_checkpoint(bundle, tmp_path / "out", M4)
+    assert "this is a bundle" in caught.value.hint
+    with pytest.raises(CgateError) as caught:
+        load_bundle(checkpoint.folder)
+    assert f"cgate export {checkpoint.folder} --target" in caught.value.hint
+    no_ranges = damaged(checkpoint, tmp_path / "ranges", RANGES, None)
+    with pytest.raises(CgateError) as caught:
+        export_checkpoint(no_ranges, tmp_path / "out", M4)
+    assert caught.value.hint == f"cgate calibrate {no_ranges}"
+    unfinished = damaged(checkpoint, tmp_path / "unfinished", CARD, None)
+    (unfinished / "state.json").touch()
+    with pytest.raises(CgateError) as caught:
+        export_checkpoint(unfinished, tmp_path / "out", M4)
+    assert "goes on" in caught.value.hint

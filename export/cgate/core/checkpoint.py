@@ -174,23 +174,37 @@ def _histograms(value: Any, where: str) -> dict[str, Histogram]:
     }
 
 
+IS = "a checkpoint is the folder that `cgate train --out FOLDER` writes"
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The card of a checkpoint; its network and data are not looked at.
+
+    Raises:
+        CgateError: `folder` is no checkpoint; the message says what it is, if that is known.
+    """
+    if not folder.is_dir():
+        raise CgateError(f"there is no checkpoint folder {folder}", IS)
+    hint = IS
+    if (folder / "plan.json").is_file():
+        hint = "this is a bundle, made from a checkpoint; " + IS
+    elif (folder / "state.json").is_file():
+        hint = "training has not ended here; the same `cgate train` command goes on"
+    card = read_json(folder / CARD, "the checkpoint's card", hint)
+    if not isinstance(card, dict) or card.get("schema") != SCHEMA or "network" not in card:
+        raise CgateError(
+            f"{folder / CARD} is no cgate checkpoint card (schema {SCHEMA} with a network)", IS
+        )
+    return card
+
+
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Read and check a checkpoint folder.
 
     Raises:
         CgateError: a file is missing, truncated, foreign or does not match the network.
     """
-    if not folder.is_dir():
-        raise CgateError(
-            f"there is no checkpoint folder {folder}",
-            "a checkpoint is the folder that `cgate train --out FOLDER` writes",
-        )
-    card = read_json(folder / CARD, "the checkpoint's card")
-    if not isinstance(card, dict) or card.get("schema") != SCHEMA or "network" not in card:
-        raise CgateError(
-            f"{folder / CARD} is no cgate checkpoint card (schema {SCHEMA} with a network)",
-            "a checkpoint is the folder that `cgate train --out FOLDER` writes",
-        )
+    card = read_card(folder)
     network = network_from_json(card["network"], f"{folder / CARD}: network")
     data = card.get("data", {})
     names = data.get("classes", []) if isinstance(data, dict) else None
@@ -227,7 +241,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     foreign = sorted(weights.keys() - shapes.keys())
     if foreign:
         raise CgateError(f"{path}: {foreign[0]} belongs to no layer of {network.name}")
-    stored = read_json(folder / RANGES, "the checkpoint's activation ranges")
+    stored = read_json(
+        folder / RANGES, "the file of activation ranges", f"cgate calibrate {folder}"
+    )
     ranges = _ranges(stored, str(folder / RANGES))
     histograms = _histograms(stored.get("histograms", {}), str(folder / RANGES))
     files = b"".join(

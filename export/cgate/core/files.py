@@ -66,8 +66,11 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json_text(value))
 
 
-def read_json(path: Path, what: str) -> Any:
+def read_json(path: Path, what: str, hint: str = "") -> Any:
     """Parse the JSON file `path`; `what` names it in the error ("the checkpoint's card").
+
+    Args:
+        hint: what to do if there is no such file.
 
     Raises:
         CgateError: the file is missing, unreadable or no JSON.
@@ -75,7 +78,7 @@ def read_json(path: Path, what: str) -> Any:
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError as error:
-        raise CgateError(f"{what} is missing: {path} does not exist") from error
+        raise CgateError(f"{what} is missing: {path} does not exist", hint) from error
     except OSError as error:
         raise CgateError(f"{what} cannot be read: {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

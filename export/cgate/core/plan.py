@@ -224,6 +224,12 @@ class Bundle:
     sha256: str
 
 
+def no_plan(folder: Path) -> str:
+    """What to do about a folder that lacks plan.json."""
+    what = folder if (folder / "card.json").is_file() else "CHECKPOINT"
+    return f"cgate export {what} --target cortex-m4 --out BUNDLE"
+
+
 def load_bundle(folder: Path) -> Bundle:
     """Read and check plan.json and weights.npz of a bundle.
 
@@ -236,7 +242,7 @@ def load_bundle(folder: Path) -> Bundle:
             "a bundle is the folder that `cgate export CHECKPOINT --out FOLDER` writes",
         )
     path = folder / PLAN
-    plan = plan_from_json(read_json(path, "the bundle's plan"), str(path))
+    plan = plan_from_json(read_json(path, "the bundle's plan", no_plan(folder)), str(path))
     archive = folder / WEIGHTS
     try:
         files = {PLAN: path.read_bytes(), WEIGHTS: archive.read_bytes()}

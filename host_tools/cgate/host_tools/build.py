@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cgate.core.errors import EXIT_CHECK_FAILED, CgateError
 from cgate.core.files import read_json, replaced_folder, sha256, write_json
-from cgate.core.plan import PLAN, WEIGHTS, load_bundle
+from cgate.core.plan import PLAN, WEIGHTS, load_bundle, no_plan
 from cgate.core.progress import Progress, Silent
 from cgate.core.targets import Target, all_targets, size_text
 from cgate.export.kernels import NEEDS_CMSIS_NN
@@ -351,7 +351,7 @@ def _too_big(target: Target, overflows: Mapping[str, int], objects: Sequence[Pat
 
 def _identity(bundle: Path) -> tuple[str, tuple[str, ...], bool]:
     """plan_sha256, the names of the units, and whether Arm's CMSIS-NN computes some of them."""
-    plan = read_json(bundle / PLAN, "the bundle's plan")
+    plan = read_json(bundle / PLAN, "the bundle's plan", no_plan(bundle))
     try:
         units = tuple(str(unit["name"]) for unit in plan["units"])
         kernels = {op.get("kernel") for unit in plan["units"] for op in unit.get("ops", ())}

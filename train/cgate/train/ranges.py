@@ -12,10 +12,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from cgate.core.checkpoint import CARD, PATTERNS, RANGES, SCHEMA, WEIGHTS, weight_shapes
+from cgate.core.checkpoint import (
+    CARD,
+    PATTERNS,
+    RANGES,
+    SCHEMA,
+    WEIGHTS,
+    read_card,
+    weight_shapes,
+)
 from cgate.core.data import Dataset, load_dataset
 from cgate.core.errors import CgateError
-from cgate.core.files import read_json, write_json
+from cgate.core.files import write_json
 from cgate.core.histogram import BINS, MAX_EXPONENT, Histogram, merge
 from cgate.core.network import network_from_json
 from cgate.core.progress import Progress, Silent
@@ -171,9 +179,7 @@ def load_model(folder: Path) -> tuple[GatedResNet, dict[str, Any]]:
     Raises:
         CgateError: a file is missing, damaged or does not match the network.
     """
-    card = read_json(folder / CARD, "the checkpoint's card")
-    if not isinstance(card, dict) or card.get("schema") != SCHEMA:
-        raise CgateError(f"{folder / CARD} is no checkpoint card of schema {SCHEMA}")
+    card = read_card(folder)
     model = GatedResNet(network_from_json(card.get("network"), f"{folder / CARD}: network"))
     path = folder / WEIGHTS
     try:

@@ -22,14 +22,13 @@ from cgate.core.data import (
     SOURCES,
     Source,
     check_data,
-    download,
-    fetch,
     find_data,
     list_data,
     load_dataset,
     read_idx,
     stratified_order,
 )
+from cgate.core.download import download, fetch
 from cgate.core.errors import EXIT_TOOL_MISSING, CgateError
 from cgate.core.progress import Silent
 

@@ -9,14 +9,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import http
-import http.client
 import io
 import os
 import pickle
-import tarfile
-import urllib.error
-import urllib.request
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,8 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cgate.core.errors import EXIT_TOOL_MISSING, CgateError
-from cgate.core.files import replaced_folder, write_bytes
-from cgate.core.progress import Progress
 
 DATASETS = ("digits", "cifar10", "cifar100", "mnist", "svhn")
 
@@ -42,9 +35,6 @@ SVHN_INPUT = (115, 51)
 VALIDATION_IMAGES = 5000
 DIGITS_VALIDATION = 200
 DIGITS_TEST = 400
-
-_CHUNK = 1 << 18
-_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -214,7 +204,12 @@ def _places(data_dir: Path | None) -> list[Path]:
     return [*places, cache_folder()]
 
 
-def _source(name: str) -> Source:
+def find_source(name: str) -> Source:
+    """Where the official files of `name` are.
+
+    Raises:
+        CgateError: there is no such data set, or it needs no files.
+    """
     _check_name(name)
     if name not in SOURCES:
         raise CgateError(f"{name} comes with scikit-learn and has no files of its own")
@@ -230,7 +225,7 @@ def find_data(name: str, data_dir: Path | None = None) -> Path:
     Raises:
         CgateError: it is in none of these places, or `name` is no data set with files.
     """
-    source = _source(name)
+    source = find_source(name)
     names = (source.folder, *source.also)
     looked = [place / name for place in _places(data_dir) for name in names]
     for folder in looked:
@@ -260,8 +255,12 @@ def list_data(data_dir: Path | None = None) -> tuple[Found, ...]:
     return tuple(rows)
 
 
-def _read_checked(source: Source, folder: Path, file: str) -> bytes:
-    """The unpacked bytes of an official file; they are the very bytes whose md5 was taken."""
+def read_checked(source: Source, folder: Path, file: str) -> bytes:
+    """The unpacked bytes of an official file; they are the very bytes whose md5 was taken.
+
+    Raises:
+        CgateError: it is missing, unreadable or another one.
+    """
     path, md5 = source.path(folder, file) or folder / file, source.files[file]
     try:
         data = path.read_bytes()
@@ -287,9 +286,9 @@ def check_data(name: str, folder: Path) -> None:
     Raises:
         CgateError: a file is missing or differs; the message names it.
     """
-    source = _source(name)
+    source = find_source(name)
     for file in source.files:
-        _read_checked(source, folder, file)
+        read_checked(source, folder, file)
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -321,7 +320,7 @@ def _unpickle(data: bytes, path: Path) -> Mapping[bytes, Any]:
 def _load_cifar(source: Source, folder: Path) -> Dataset:
     fine = source.name == "cifar100"
     batches: dict[str, Mapping[bytes, Any]] = {
-        file: _unpickle(_read_checked(source, folder, file), folder / file) for file in source.files
+        file: _unpickle(read_checked(source, folder, file), folder / file) for file in source.files
     }
     *image_files, names_file = source.files
     names = batches[names_file][b"fine_label_names" if fine else b"label_names"]
@@ -384,7 +383,7 @@ def _load_mnist(source: Source, folder: Path) -> Dataset:
     def split(images: str, labels: str) -> Split:
         try:
             pixels, names = (
-                read_idx(_read_checked(source, folder, file)) for file in (images, labels)
+                read_idx(read_checked(source, folder, file)) for file in (images, labels)
             )
         except ValueError as error:
             raise CgateError(f"{folder} holds a damaged file: {error}") from error
@@ -405,7 +404,7 @@ def _load_svhn(source: Source, folder: Path) -> Dataset:
         ) from error
 
     def split(file: str) -> Split:
-        content = loadmat(io.BytesIO(_read_checked(source, folder, file)))
+        content = loadmat(io.BytesIO(read_checked(source, folder, file)))
         # Images come as [row, column, channel, image]; the digit 0 is labelled 10.
         images = np.ascontiguousarray(content["X"].transpose(3, 0, 1, 2))
         return Split(images, content["y"].ravel().astype(np.int64) % 10)
@@ -474,139 +473,3 @@ def load_dataset(name: str, data_dir: Path | None = None) -> Dataset:
         return _load_digits()
     loaders = {"mnist": _load_mnist, "svhn": _load_svhn}
     return loaders.get(name, _load_cifar)(SOURCES[name], find_data(name, data_dir))
-
-
-def _get(url: str, part: Path, progress: Progress) -> None:
-    """Fetch `url` into `part`, going on where an earlier attempt stopped."""
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as reply:
-        resumed = reply.status == http.HTTPStatus.PARTIAL_CONTENT
-        if not resumed:
-            have = 0  # the server ignored the range and sends everything
-        length = reply.headers.get("Content-Length")
-        total = have + int(length) if length else 0
-        progress.start(f"download {url.rsplit('/', 1)[-1]}", total)
-        progress.advance(have)
-        with part.open("ab" if resumed else "wb") as stream:
-            while chunk := reply.read(_CHUNK):
-                stream.write(chunk)
-                have += len(chunk)
-                progress.advance(len(chunk))
-    if have < total:
-        raise ConnectionError(f"the connection ended after {have} of {total} bytes")
-
-
-def _file_md5(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def _download(name: str, url: str, part: Path, progress: Progress) -> None:
-    """`_get`, with its failures as errors for the user."""
-    try:
-        part.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            _get(url, part, progress)
-        except urllib.error.HTTPError as error:
-            # 416: the part is already as long as the file, so it may be complete.
-            if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                raise
-    # HTTPException covers malformed replies; all network errors are OSError.
-    except (OSError, http.client.HTTPException) as error:
-        raise CgateError(
-            f"cannot download {url} to {part.parent}: {error}",
-            f"run `cgate data download {name}` again to go on where it stopped, or unpack "
-            f"the archive into {part.parent} yourself",
-        ) from error
-
-
-def _fetch_files(source: Source, target: Path, progress: Progress) -> None:
-    """Download the files of `source` one by one; those that are there and intact are kept."""
-    for file in source.files:
-        if source.path(target, file) is not None:
-            try:
-                _read_checked(source, target, file)
-                continue
-            except CgateError as error:
-                progress.message(f"{error.message}; downloading again")
-        name = file + source.suffix
-        part = target / f"{name}.part"
-        _download(source.name, source.url + name, part, progress)
-        part.replace(target / name)
-        try:
-            _read_checked(source, target, file)
-        except CgateError as error:
-            (target / name).unlink()
-            raise CgateError(
-                f"{source.url}{name} is not the official file; it was deleted: {error.message}",
-                f"run `cgate data download {source.name}` again",
-            ) from error
-
-
-def fetch(source: Source, folder: Path, progress: Progress) -> Path:
-    """Download and unpack an archive, or its files one by one.
-
-    A stopped download goes on where it stopped.
-
-    Only the files that `source` names are taken from the archive, each after a check of its md5,
-    so nothing in an archive decides what is written where.
-
-    Args:
-        folder: the data folder; the files go to `folder / source.folder`.
-        progress: told of each chunk, in bytes.
-
-    Returns:
-        The folder with the files.
-
-    Raises:
-        CgateError: no network, no space, or the archive is not the official one.
-    """
-    target = folder / source.folder
-    if target.is_dir():
-        try:
-            for file in source.files:
-                _read_checked(source, target, file)
-            progress.message(f"{source.name} is in {target} already")
-            return target
-        except CgateError as error:
-            if source.md5:
-                progress.message(f"{error.message}; downloading again")
-    if not source.md5:
-        _fetch_files(source, target, progress)
-        return target
-    archive = folder / source.url.rsplit("/", 1)[-1]
-    part = archive.with_name(archive.name + ".part")
-    _download(source.name, source.url, part, progress)
-    found = _file_md5(part)
-    if found != source.md5:
-        part.unlink()
-        raise CgateError(
-            f"{source.url} is not the official archive: its md5 is {found}, "
-            f"expected {source.md5}; it was deleted",
-            f"run `cgate data download {source.name}` again",
-        )
-    # Any official file tells that the folder is the data set's, also if others are missing.
-    marker = next((file for file in source.files if (target / file).is_file()), "")
-    with (
-        tarfile.open(part) as tar,
-        replaced_folder(target, marker=marker) as aside,
-    ):
-        progress.start(f"unpack {archive.name}", len(source.files))
-        for file in source.files:
-            member = tar.extractfile(f"{source.folder}/{file}")
-            if member is None:
-                raise CgateError(f"{archive.name}: {file} is no file")
-            write_bytes(aside / file, member.read())
-            _read_checked(source, aside, file)
-            progress.advance()
-    part.unlink()
-    return target
-
-
-def download(name: str, folder: Path | None, progress: Progress) -> Path:
-    """Fetch the official archive of `name` into `folder` (default: the user's cache).
-
-    Returns and raises as `fetch` does; data that needs no files is an error as well.
-    """
-    return fetch(_source(name), folder or cache_folder(), progress)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from cgate.core.data import DATASETS, SOURCES, check_data, download, find_data, list_data
+from cgate.core.data import DATASETS, SOURCES, check_data, find_data, list_data
+from cgate.core.download import download
 from cgate.host_tools.cli import Group, Outcome, examples, progress
 from cgate.host_tools.commands.options import data_dir_option
 from cgate.host_tools.console import table

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import ArrayLike, NDArray
 
 from c_programs import PORT, compile_host, compile_target, run_host, run_target
+from cgate.core.plan import Add
 from cgate.export.fixedpoint import requantize
-from cgate.export.kernels import CONV_KERNELS, ConvLayer
+from cgate.export.kernels import CONV_KERNELS, DSP_SCRATCH, ConvLayer
 from cgate.export.softmax import exp_table, softmax
 from kernel_harness import ROWS, SOURCES, Case, answers, encode
 from tiny import needs_host, needs_qemu
@@ -234,7 +235,7 @@ def add_s8(source: Source, largest: int = 300) -> Case:
             total += requant((int(q) - zero_points[k]) << 20, multipliers[k], shifts[k])
         y[i] = clamp(zero_points[2] + requant(total, multipliers[2], shifts[2]), low, high)
     parameters = (size, *zero_points, low, high, *multipliers, *shifts)
-    return Case("add_s8", parameters, (f, stream), y)
+    return Case("add_s8", parameters, (f, stream), y, scratch={"dsp": DSP_SCRATCH[Add]})
 
 
 def mean_s8(source: Source, largest: int = 9) -> Case:

@@ -24,6 +24,7 @@ from cgate.core.plan_types import (
     Op,
     Plan,
     Pool,
+    Scratched,
     ShortcutPad,
     Softmax,
     Tensor,
@@ -71,7 +72,7 @@ def check_plan(plan: Plan, where: str) -> None:
         for op in unit.ops:
             names += [op.input] if isinstance(op, Decision) else [op.input, op.output]
             names += [op.stream] if isinstance(op, Addition) else []
-            if isinstance(op, Convolution) and op.scratch is not None:
+            if isinstance(op, Scratched) and op.scratch is not None:
                 offset, size = op.scratch
                 if offset % 16 != 0 or not 0 <= offset <= plan.arena_size - size:
                     raise CgateError(f"{where}.units[{i}] ({unit.name}): scratch outside the arena")

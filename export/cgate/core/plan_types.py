@@ -192,6 +192,7 @@ class Add:
 
     Args:
         multiplier, shift: of the input, of the stream, of the output.
+        scratch: as of a convolution.
     """
 
     op: ClassVar[str] = "add"
@@ -203,6 +204,7 @@ class Add:
     clamp: tuple[int, int]
     kernel: str
     why: str
+    scratch: tuple[int, int] | None = None
     cost: int = 0
 
 
@@ -244,6 +246,9 @@ class Margin:
 Decision = Threshold | Margin
 Addition = ResidualAdd | Add
 """Ops that write over one of the two tensors that they read, their `stream`."""
+
+Scratched = Convolution | Add
+"""Ops whose kernel may need scratch memory."""
 
 Counted = Conv2d | DepthwiseConv2d | MaxPool2d | AvgPool2d | Mean | MeanMax
 KernelOp = Counted | ShortcutPad | Addition | Softmax

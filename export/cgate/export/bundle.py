@@ -15,9 +15,9 @@ from cgate.core.plan import (
     PLAN,
     Addition,
     Choice,
-    Convolution,
     Decision,
     Plan,
+    Scratched,
     Unit,
     Weights,
     plan_files,
@@ -63,7 +63,7 @@ def arena_end(plan: Plan, unit: Unit) -> int:
         names += [op.stream] if isinstance(op, Addition) else []
         for tensor in map(plan.tensor, names):
             ends.append(0 if tensor.offset is None else tensor.offset + tensor.size)
-        if isinstance(op, Convolution) and op.scratch is not None:
+        if isinstance(op, Scratched) and op.scratch is not None:
             ends.append(sum(op.scratch))
     return max(ends)
 

@@ -23,6 +23,7 @@ from cgate.core.plan import (
     KernelOp,
     Op,
     Pool,
+    Scratched,
     Softmax,
     Tensor,
     Unit,
@@ -35,6 +36,7 @@ from cgate.export.kernels import (
     CMSIS_NN_KERNELS,
     CONV_KERNELS,
     DSP_KERNELS,
+    DSP_SCRATCH,
     NEEDS_CMSIS_NN,
     cmsis_nn_scratch,
     conv_layer,
@@ -235,7 +237,7 @@ class Chooser:
             table = self.weights[op.table].nbytes if isinstance(op, Softmax) else 0
             add(plain, "portable", table)
             if dsp and type(op) in DSP_KERNELS:
-                add(*DSP_KERNELS[type(op)])
+                add(*DSP_KERNELS[type(op)], scratch=DSP_SCRATCH.get(type(op)))
             return found
         layer = conv_layer(op, self.tensors, self.weights)
         add(plain, "portable", layer.plain_size)
@@ -348,7 +350,7 @@ class Chooser:
         changes: dict[str, Any] = {
             "kernel": chosen.kernel, "why": "; ".join(why), "cost": chosen.cost.value
         }  # fmt: skip
-        if isinstance(op, Convolution):
+        if isinstance(op, Scratched):
             size = chosen.scratch
             place = None if size is None else (self.layout.free(step.number, size), size)
             changes["scratch"] = place

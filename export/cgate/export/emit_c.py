@@ -29,6 +29,7 @@ from cgate.core.plan import (
     Plan,
     Pool,
     ResidualAdd,
+    Scratched,
     ShortcutPad,
     Softmax,
     Tensor,
@@ -358,7 +359,7 @@ class _Emitter:
             kernel = f"CG_DSP({kernel}, cg_{reference(op.kernel)})"
         if op.kernel in NEEDS_CMSIS_NN:
             kernel = f"CG_CMSIS_NN_ON_TARGET({kernel}, cg_{reference(op.kernel)})"
-        if isinstance(op, Convolution) and op.scratch is not None:
+        if isinstance(op, Scratched) and op.scratch is not None:
             scratch = f"a + {op.scratch[0]}"
         return [
             f"{indent}/* {op.op} {_shape(source.shape)} -> {_shape(target.shape)}{macs} */",

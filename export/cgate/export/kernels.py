@@ -316,10 +316,13 @@ DSP_KERNELS: Mapping[type[Op], tuple[str, str]] = {
     ResidualAdd: ("residual_add_s8__dsp", "four additions by QADD8"),
     ShortcutPad: ("shortcut_pad_s8__dsp", "requantised in five instructions"),
     MeanMax: ("mean_max_s8__dsp", "two sums or four maxima a register"),
-    Add: ("add_s8__dsp", "requantised in five instructions"),
+    Add: ("add_s8__dsp", "one of its requantisations from a table"),
     DepthwiseConv2d: ("depthwise_conv2d_s8__dsp", "four channels by SMLABB and SMLATT"),
 }
 """Kernels that need no packed weights: name and reason, by kind of op."""
+
+DSP_SCRATCH: Mapping[type[Op], int] = {Add: 1024}
+"""Bytes of scratch memory that these need, if any; C says the same in <name>_scratch()."""
 
 CMSIS_NN = "cmsis-nn"
 """What `cgate export --kernels` calls Arm's library."""

@@ -175,6 +175,25 @@ def test_accounts_and_verdict_are_those_of_the_measurement(bundle: Path) -> None
     assert found["accounts"][-1]["savings"]["text"] in text
 
 
+def test_routes_are_those_of_the_trace(bundle: Path) -> None:
+    value = write_report(bundle)["routes"]
+    trace = make_trace(bundle, "learned", IMAGES)
+    assert trace.modelled_cycles is not None
+    found: dict[tuple[int, ...], list[int]] = {}
+    for i, row in enumerate(trace.decisions):
+        found.setdefault(tuple(row), []).append(i)
+    assert value["taken"] == len(value["frequent"]) == len(found) and value["others"] is None
+    for row in value["frequent"]:
+        mine = found[tuple(row["open"])]
+        assert row["images"] == len(mine) and row["share"] == len(mine) / IMAGES
+        right = [trace.classes[i] == trace.labels[i] for i in mine]
+        assert row["accuracy"] == pytest.approx(sum(right) / len(mine))
+        cost = [trace.modelled_cycles.total[i] for i in mine]
+        assert row["cost_mean"] == pytest.approx(sum(cost) / len(mine))
+    counts = [row["images"] for row in value["frequent"]]
+    assert counts == sorted(counts, reverse=True)
+
+
 def test_a_control_of_other_images_does_not_count(bundle: Path) -> None:
     assert write_report(bundle)["verdict"] is not None
     path = bundle / "runs" / "test-majority" / "trace.json"

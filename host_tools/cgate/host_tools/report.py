@@ -40,6 +40,7 @@ HTML = "report.html"
 JSON = "report.json"
 BINS = 60
 EXAMPLES = 6
+ROUTES = 8  # that are shown; all others are one row
 
 
 def _best(record: Records, trace: Trace) -> tuple[str, Numbers]:
@@ -157,6 +158,39 @@ def _examples(plan: Plan, record: Records, cost: Numbers) -> dict[str, list[dict
     return {"cheapest": rows(order[:count]), "dearest": rows(order[::-1][:count])}
 
 
+def _routes(plan: Plan, record: Records, cost: Numbers) -> dict[str, Any]:
+    """The ways through the network that images took, the most frequent first."""
+    ways, which = np.unique(record.ran, axis=0, return_inverse=True)
+    which = which.reshape(-1)
+    counts = np.bincount(which, minlength=len(ways))
+    order = np.argsort(-counts, kind="stable")
+    right = record.classes == record.labels
+    gated = [unit for unit in plan.units if unit.role == "gate"]
+    bodies = [[u.index for u in plan.units if u.condition == gate.name] for gate in gated]
+
+    def row(chosen: NDArray[np.bool_]) -> dict[str, Any]:
+        return {
+            "images": int(chosen.sum()),
+            "share": float(chosen.mean()),
+            "accuracy": float(right[chosen].mean()),
+            "cost_mean": float(cost[chosen].mean()),
+        }
+
+    left = {unit.index: unit.block if unit.role == "exit" else None for unit in plan.units}
+    rows = []
+    for k in order[:ROUTES]:
+        chosen = which == k
+        rows.append(
+            {
+                "open": [int(ways[k, indices].any()) for indices in bodies],
+                "left": left[int(record.answered[chosen][0])],
+                **row(chosen),
+            }
+        )
+    others = np.isin(which, order[ROUTES:])
+    return {"taken": len(ways), "frequent": rows, "others": row(others) if others.any() else None}
+
+
 def _outside(record: Records) -> float | None:
     """Mean instructions of an inference that no unit accounts for."""
     if record.total is None or record.units is None:
@@ -255,6 +289,7 @@ def collect(bundle: Bundle, runs: Sequence[Run], chosen: Run) -> dict[str, Any]:
         "classes": _classes(plan, record, cost),
         "units": _units(plan, record),
         "kernels": _kernels(bundle),
+        "routes": _routes(plan, record, cost),
         "examples": _examples(plan, record, cost),
         "agreement": _finding(bundle, VERIFICATION),
         "fidelity": _finding(bundle, FIDELITY),

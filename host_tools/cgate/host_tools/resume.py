@@ -124,7 +124,8 @@ def run_resumable(
     if results:
         progress.message(f"going on after image {len(results):,} of {len(images):,}")
     where = "host" if build.target is None else build.target.name
-    progress.start(f"run on {where}", len(images))
+    how = gates if isinstance(gates, str) else "held"
+    progress.start(f"run on {where}, gates {how}", len(images))
     progress.advance(len(results))
     size = CHUNK * (jobs or os.cpu_count() or 1)
     while len(results) < len(images):

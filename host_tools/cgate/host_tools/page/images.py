@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -34,6 +34,50 @@ def _price(value: Value, cost: float) -> str:
     return f"{big(cost)} {kind(value['cost'])}"
 
 
+def _route(blocks: Sequence[str], opened: Sequence[int]) -> str:
+    """A square per gate, filled where it opened; empty without gates."""
+    if not blocks:
+        return ""
+    states = [
+        (f"{block} {'open' if bit else 'shut'}", "on" if bit else "off")
+        for block, bit in zip(blocks, opened, strict=True)
+    ]
+    squares = "".join(f'<i class="{bit}" title="{escape(text)}"></i>' for text, bit in states)
+    words = ", ".join(text for text, _ in states)
+    return f'<div class="route" role="img" aria-label="{escape(words)}">{squares}</div>'
+
+
+def routes(value: Value) -> str:
+    """The ways through the network that images took."""
+    found, blocks = value["routes"], [gate["block"] for gate in value["gates"]]
+    what = "latency" if "ms" in _price(value, 1e6) else kind(value["cost"])
+    head = [("route", ""), ("images", "n"), ("share", "n"), ("right", "n"), (f"{what}, mean", "n")]
+
+    def cells(row: Value) -> list[str]:
+        return [
+            whole(row["images"]),
+            percent(row["share"]),
+            percent(row["accuracy"]),
+            _price(value, row["cost_mean"]),
+        ]
+
+    rows = []
+    for row in found["frequent"]:
+        left = f"left behind {escape(row['left'])}" if row["left"] else ""
+        if value["answers"] and not left:
+            left = "to the end"
+        rows.append([f"{_route(blocks, row['open'])}{left}", *cells(row)])
+    if found["others"]:
+        rows.append(["all others", *cells(found["others"])])
+    order = ", ".join(escape(block) for block in blocks)
+    squares = f" A filled square is a block that ran; from left to right {order}." if blocks else ""
+    return section(
+        "Routes that images took",
+        f"{found['taken']} different ones.{squares}",
+        table(head, rows),
+    )
+
+
 def examples(value: Value, pictures: Pictures) -> str:
     """The cheapest and the dearest images with their routes."""
     blocks = [gate["block"] for gate in value["gates"]]
@@ -46,18 +90,11 @@ def examples(value: Value, pictures: Pictures) -> str:
         answer = f"{escape(row['label'])}"
         if row["predicted"] != row["label"]:
             answer += f', <span class="bad">seen as {escape(row["predicted"])}</span>'
-        states = [
-            (f"{block} {'open' if bit else 'shut'}", "on" if bit else "off")
-            for block, bit in zip(blocks, row["open"], strict=True)
-        ]
-        squares = "".join(f'<i class="{bit}" title="{escape(text)}"></i>' for text, bit in states)
-        words = ", ".join(text for text, _ in states)
         left = f" left behind {escape(row['left'])}" if row["left"] else ""
-        route = f'<div class="route" role="img" aria-label="{escape(words)}">{squares}</div>'
         return (
             f'<div class="card">{picture}<div>{answer} <span class="soft">no. {row["image"]}'
             f'{left}</span></div><div class="num">{_price(value, row["cost"])}</div>'
-            f"{route if states else ''}</div>"
+            f"{_route(blocks, row['open'])}</div>"
         )
 
     groups = "".join(

@@ -9,7 +9,7 @@ from cgate.host_tools.page.cost import cost
 from cgate.host_tools.page.energy import energy
 from cgate.host_tools.page.headline import header, tiles, verdict
 from cgate.host_tools.page.html import Value
-from cgate.host_tools.page.images import Pictures, classes, examples
+from cgate.host_tools.page.images import Pictures, classes, examples, routes
 from cgate.host_tools.page.kernels import kernels
 from cgate.host_tools.page.memory import memory
 from cgate.host_tools.page.routes import answers, gates
@@ -34,6 +34,8 @@ def page(value: Value, pictures: Pictures) -> str:
         sections.append(gates(value))
     if value["answers"]:
         sections.append(answers(value))
+    if value["gates"] or value["answers"]:
+        sections.append(routes(value))
     if value["examples"]["cheapest"] and (value["gates"] or value["answers"]):
         sections.append(examples(value, pictures))
     sections += [energy(value), memory(value), units(value), kernels(value), classes(value)]

@@ -139,6 +139,7 @@ td.wrap { white-space: normal; min-width: 11rem; color: var(--soft); }
 }
 .card .num { white-space: nowrap; }
 .route { display: flex; flex-wrap: wrap; gap: 3px; margin-top: .3rem; }
+th .route { flex-wrap: nowrap; margin: 0; }
 .route i { width: 11px; height: 11px; border-radius: 3px; border: 1.5px solid var(--quiet); }
 .route i.on { background: var(--accent); border-color: var(--accent); }
 footer { margin-top: 1.6rem; font-size: .84rem; color: var(--soft); overflow-wrap: anywhere; }

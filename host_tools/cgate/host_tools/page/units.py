@@ -5,7 +5,17 @@ from __future__ import annotations
 from html import escape
 
 from cgate.core.targets import size_text
-from cgate.host_tools.page.html import NONE, Value, best, kind, percent, section, table, whole
+from cgate.host_tools.page.html import (
+    NONE,
+    Value,
+    best,
+    details,
+    kind,
+    percent,
+    section,
+    table,
+    whole,
+)
 from cgate.host_tools.page.svg import legend
 
 
@@ -50,4 +60,22 @@ def units(value: Value) -> str:
     if value["instructions"] is not None:
         outside = value["instructions"]["outside_units_mean"]
         note += f"{whole(outside)} instructions per inference are outside all units."
-    return section("Where the cost is", note, legend(key), table(head, rows))
+    return section("Where the cost is", note, legend(key), table(head, rows), _mix(value))
+
+
+def _mix(value: Value) -> str:
+    """Instructions by class, of units that ran; empty where they were not counted."""
+    counted = next((row for row in value["accounts"] if row["source"] == "instructions"), None)
+    ran = (
+        [(i, unit) for i, unit in enumerate(counted["units"]) if unit["classes"]] if counted else []
+    )
+    if not ran:
+        return ""
+    names = [name for name in ran[0][1]["classes"] if any(u["classes"][name] for _, u in ran)]
+    rows = []
+    for i, unit in ran:
+        total = sum(unit["classes"].values())
+        shares = (percent(unit["classes"][name] / total) for name in names)
+        rows.append([f'<span class="idx">{i}</span>{escape(unit["name"])}', whole(total), *shares])
+    head = [("unit", ""), ("instructions", "n"), *((name, "n") for name in names)]
+    return details("Instructions by class, counted in QEMU", table(head, rows))

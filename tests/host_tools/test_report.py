@@ -117,9 +117,9 @@ def test_figures_are_those_of_the_trace(bundle: Path) -> None:
 
     right = [a == b for a, b in zip(trace.classes, trace.labels, strict=True)]
     assert value["accuracy"]["correct"] == sum(right)
-    share = sum(right) / IMAGES
+    share = (sum(right) + 2) / (IMAGES + 4)
     assert value["accuracy"]["standard_error"] == pytest.approx(
-        (share * (1 - share) / IMAGES) ** 0.5
+        (share * (1 - share) / (IMAGES + 4)) ** 0.5
     )
     macs = [
         sum(unit.macs for unit, one in zip(plan.units, row, strict=True) if one)

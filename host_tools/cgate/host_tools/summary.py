@@ -95,14 +95,19 @@ def spread(values: Numbers) -> dict[str, float | int]:
 
 
 def accuracy(record: Records) -> dict[str, float | int]:
-    """Share of right answers with its binomial standard error, sqrt(p (1 - p) / n)."""
+    """Share of right answers with its standard error.
+
+    The error is sqrt(q (1 - q) / (n + 4)) with q = (correct + 2) / (n + 4), after Agresti and Coull
+    (1998): twenty right answers of twenty are no proof that there are no wrong ones.
+    """
     right = record.classes == record.labels
     share = float(right.mean())
+    guarded = (int(right.sum()) + 2) / (len(right) + 4)
     return {
         "correct": int(right.sum()),
         "images": len(right),
         "value": share,
-        "standard_error": math.sqrt(share * (1 - share) / len(right)),
+        "standard_error": math.sqrt(guarded * (1 - guarded) / (len(right) + 4)),
     }
 
 

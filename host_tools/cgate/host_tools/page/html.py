@@ -87,7 +87,7 @@ def table(head: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) -> str
     """A table in its own scrolling box.
 
     Args:
-        head: (title, class) per column; class "n" is a number, "pair" and "wrap" are layouts.
+        head: (title, class) per column; class "n" is a number, "pair" holds bars.
         rows: cells as HTML; the first one names the row.
     """
     titles = "".join(f'<th scope="col" class="{kind}">{title}</th>' for title, kind in head)

@@ -21,10 +21,11 @@ def kernels(value: Value) -> str:
     for op in found["ops"]:
         key = (op["op"].split()[0], op["kernel"], op["why"])
         groups[key] = groups.get(key, 0) + 1
-    rows = [
-        [f"{escape(op)}: <b>{escape(kernel)}</b>", str(count), escape(why)]
+    # Not a table: the reasons are long, and a phone is narrow.
+    reasons = "".join(
+        f"<dt>{escape(op)} &times; {count}: <b>{escape(kernel)}</b></dt><dd>{escape(why)}</dd>"
         for (op, kernel, why), count in groups.items()
-    ]
+    )
     names = {unit["index"]: unit["name"] for unit in value["units"]}
     every = [
         [
@@ -49,7 +50,7 @@ def kernels(value: Value) -> str:
     return section(
         "Kernels chosen",
         note,
-        table([("kernel", ""), ("ops", "n"), ("why", "wrap")], rows),
+        f'<dl class="wide">{reasons}</dl>',
         details(
             f"All {len(every)} ops",
             table([("unit", ""), ("op", ""), ("kernel", ""), ("estimated cost", "n")], every),

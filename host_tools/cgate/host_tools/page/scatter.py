@@ -123,14 +123,15 @@ def _free(box: Box, taken: Sequence[Box], width: int) -> bool:
     )
 
 
-def _labels(marks: Sequence[_Mark], width: int, name: str) -> str:
+def _labels(marks: Sequence[_Mark], scale: _Scale, width: int, name: str) -> str:
     """Words beside the marks, wherever there is room; a mark without room keeps its tooltip.
 
     Args:
         width: of the chart, in pixels.
         name: class of the words, which shows them on screens of about that width only.
     """
-    taken: list[Box] = [(0, 0, 150, 16)]
+    ticks = [scale.y(cost) for cost in _decades(scale.low, scale.high)]
+    taken: list[Box] = [(0, 0, 150, 16), *((0, y - 16, 40, y) for y in ticks)]
     taken += [(m.x * width - 7, m.y - 7, m.x * width + 7, m.y + 7) for m in marks]
     parts = []
     for mark in sorted(marks, key=lambda mark: mark.y):
@@ -183,7 +184,7 @@ def scatter(value: Value) -> str:
     marks = _marks(units, scale)
     body = _axes(scale, what) + _mean_line(scale, rate)
     body += "".join(_shape(mark) for mark in marks)
-    body += "".join(_labels(marks, width, name) for name, width in _WIDTHS.items())
+    body += "".join(_labels(marks, scale, width, name) for name, width in _WIDTHS.items())
     costs = [unit["cost"]["median"] / unit["macs"] for unit in units if unit["macs"]]
     description = (
         f"{len(units)} units, from {min(costs):.2f} to {max(costs):.2f} {what} per MAC; "

@@ -78,6 +78,7 @@ td:last-child, th:last-child { padding-right: 0; }
 dl {
   display: grid; grid-template-columns: 9.5rem 1fr; gap: .5rem 1rem; margin: 0; font-size: .9rem;
 }
+dl.wide { grid-template-columns: 16rem 1fr; }
 dt { font-weight: 500; } dd { margin: 0; color: var(--soft); max-width: 42rem; }
 
 .heat td { padding: 1px; border: 0; text-align: center; min-width: 2.9rem; }
@@ -128,7 +129,6 @@ dt { font-weight: 500; } dd { margin: 0; color: var(--soft); max-width: 42rem; }
   width: calc((var(--b) - var(--a)) * 100%); border: solid var(--text); border-width: 0 1.5px;
   background: linear-gradient(var(--text), var(--text)) center / 100% 1.5px no-repeat; }
 details { margin-top: 1rem; } summary { cursor: pointer; font-size: .9rem; color: var(--soft); }
-td.wrap { white-space: normal; min-width: 11rem; color: var(--soft); }
 .after { margin: .7rem 0 0; }
 
 .cards { display: grid; grid-template-columns: repeat(6, 1fr); gap: .8rem; }
@@ -152,10 +152,12 @@ footer { margin-top: 1.6rem; font-size: .84rem; color: var(--soft); overflow-wra
   section { padding: 1.1rem 1rem 1.15rem; }
   .bar { grid-template-columns: 1fr auto; gap: .15rem .8rem; }
   .bar .track { grid-column: 1 / -1; grid-row: 2; }
-  .bars.tight .bar { grid-template-columns: 1fr auto; }
+  .bars.tight .bar { grid-template-columns: 1fr auto; font-size: .82rem; }
+  .bars.tight .bar span { white-space: nowrap; }
+  .card .route { gap: 2px; } .card .route i { width: 10px; height: 10px; }
   .chart .wide { display: none; } .chart .narrow { display: inline; }
   .cards { grid-template-columns: repeat(3, 1fr); }
-  dl { grid-template-columns: 1fr; gap: .1rem; } dd { margin-bottom: .6rem; }
+  dl, dl.wide { grid-template-columns: 1fr; gap: .1rem; } dd { margin-bottom: .6rem; }
 }
 @media print { body { background: #fff; } section, .tile { break-inside: avoid; } }
 """

@@ -19,7 +19,7 @@ from cgate.export.bundle import export_checkpoint
 from cgate.export.emit_tflite import emit_tflite, unit_file
 from cgate.export.emit_tflite_network import NETWORK_FILE
 from cgate.export.golden import GoldenUnit
-from cgate.export.import_tflite import SUPPORTED, import_tflite, network_name
+from cgate.export.import_tflite import CONVERTERS, import_tflite, network_name
 from synthetic import small_network, write_checkpoint
 from tflite_files import Net, random_net
 
@@ -166,7 +166,7 @@ def test_an_unsupported_operator_is_named() -> None:
     net.x = y
     error = refused(net.file())
     assert "operator 1 (LOGISTIC, which makes 't2') is not supported" in error.message
-    assert all(op in error.message for op in SUPPORTED) and error.hint
+    assert all(op in error.message for op in CONVERTERS) and error.hint
 
 
 def stride_of(rows: int, columns: int) -> Any:

@@ -43,6 +43,8 @@ def test_whole_chain(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "tflite", "network", "host", "qemu",
     }  # fmt: skip
     assert f"{value['instructions']['mean']:,.0f}" in captured.out
+    assert value["verdict"]["text"] in captured.out
+    assert json.loads((folder / "bundle" / "measure.json").read_text())["images"] == 20
     # All gates open costs more than as learned; without gates less than with open ones.
     opened = value["instructions"]["all_open"]
     assert opened["without_gates_mean"] < opened["mean"]

@@ -35,7 +35,6 @@ SCALES: Mapping[str, Scale] = {
     "cifar10": Scale("demo-cifar10", 500),
 }
 VERIFIED_IMAGES = 200
-OPEN_IMAGES = 40  # all gates open: the cost hardly depends on the image
 STAGES = ("train", "export", "build", "run", "verify", "report")
 
 
@@ -85,8 +84,9 @@ def demo(
     from cgate.export.bundle import export_checkpoint
     from cgate.export.golden import require_golden
     from cgate.host_tools.build import build
-    from cgate.host_tools.evaluate import evaluate
     from cgate.host_tools.inputs import load_inputs
+    from cgate.host_tools.measure import MEASUREMENT, measurement
+    from cgate.host_tools.measured_runs import run_all
     from cgate.host_tools.report import HTML, write_report
     from cgate.host_tools.verify import VERIFICATION, verify
     from cgate.train.loop import train
@@ -115,18 +115,17 @@ def demo(
     plan = load_bundle(folder).plan
     chosen = limit or scale.images
     inputs = load_inputs(plan, data, data_dir=data_dir, limit=chosen)
-    evaluate(folder, inputs, progress=progress)
-    opened = load_inputs(
-        plan, data, data_dir=data_dir, limit=min(OPEN_IMAGES, chosen or OPEN_IMAGES)
-    )
-    evaluate(folder, opened, gates="open", progress=progress)
+    runs = run_all(folder, inputs, progress=progress)
+    found = measurement(folder, plan, runs.learned, runs.opened, runs.shut, runs.majority)
+    write_json(folder / MEASUREMENT, found)
+    runs.forget()
     stages.done("run", f"{len(inputs.indices):,} of {inputs.available:,} test images under QEMU")
     checked = verify(folder, inputs.images[:VERIFIED_IMAGES], data=data, progress=progress)
     write_json(folder / VERIFICATION, checked.to_json())
     if not checked.equal:
         raise CgateError("\n".join(checked.lines()), f"cgate verify {folder}", EXIT_CHECK_FAILED)
     stages.done("verify", f"{checked.images} images: reference, TFLite, host C and QEMU are equal")
-    value = write_report(folder, data_dir=data_dir)
+    value = write_report(folder, run=runs.name, data_dir=data_dir)
     page = folder / HTML
     stages.done("report", str(page))
     return {**value, "controls": card["controls"], "html": str(page)}

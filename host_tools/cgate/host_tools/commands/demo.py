@@ -72,7 +72,9 @@ def command(
         ("flash, RAM", f"{size_text(memory['flash'])}, {size_text(memory['ram'])}"),
         ("bit-exact", f"{value['agreement']['images']} images, every unit: equal"),
     ]
-    return Outcome(value, [*facts(pairs), value["html"]])
+    texts = [value["accounts"][-1]["savings"]["text"]]
+    texts += [value["verdict"]["text"]] if value["verdict"] else []
+    return Outcome(value, [*facts(pairs), "", *texts, "", value["html"]])
 
 
 def _control(value: dict[str, Any]) -> list[tuple[str, str]]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -22,16 +21,6 @@ from cgate.host_tools.commands.options import (
 )
 from cgate.host_tools.console import facts, table
 from cgate.host_tools.summary import KINDS
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from cgate.host_tools.inputs import Inputs
-    from cgate.host_tools.trace import Trace
-
-FORCED = 8
-"""Images with all gates open, and with all shut: their cost hardly depends on the image."""
 
 COLUMNS = {
     "mean": "mean",
@@ -257,15 +246,11 @@ def command(
     and a few with all gates open and all shut. Writes measure.json and the report; goes on where
     Ctrl-C stopped it.
     """
-    import numpy as np
-
-    from cgate.host_tools.evaluate import evaluate
     from cgate.host_tools.inputs import load_inputs
-    from cgate.host_tools.majority import held_gates
     from cgate.host_tools.measure import MEASUREMENT, board_for, measurement
+    from cgate.host_tools.measured_runs import run_all
     from cgate.host_tools.page.savings import savings_svg
     from cgate.host_tools.report import HTML, write_report
-    from cgate.host_tools.resume import PARTIAL
 
     if battery_mah is not None and per_second is None:
         raise click.UsageError("--battery-mah says nothing without --per-second")
@@ -273,53 +258,23 @@ def command(
     board = None if as_board is None else find_target(as_board)
     board_for(target or find_target(plan.target), board)  # refused before minutes of running
     inputs = load_inputs(plan, data, data_dir=data_dir, split=split, limit=limit, chosen=chosen)
-    few = replace(
-        inputs,
-        indices=inputs.indices[:FORCED],
-        images=inputs.images[:FORCED],
-        labels=inputs.labels[:FORCED],
-    )
-    paths: list[Path] = []
-
-    def run(gates: str, images: Inputs, force: NDArray[np.uint8] | None = None) -> Trace:
-        # What is finished stays at hand until all is: then Ctrl-C never costs a whole run.
-        trace, path = evaluate(
-            bundle,
-            images,
-            target=target,
-            on=on,
-            port=port,
-            gates=gates,
-            force=force,
-            jobs=jobs,
-            keep_partial=True,
-            progress=progress(),
-        )
-        paths.append(path)
-        return trace
-
-    opened, shut = run("open", few), run("shut", few)
-    learned, majority = run("learned", inputs), None
-    if any(unit.role == "gate" for unit in plan.units):
-        said = np.array(learned.decisions, np.uint8)
-        majority = run("majority", inputs, held_gates(plan, said))
+    runs = run_all(bundle, inputs, target=target, on=on, port=port, jobs=jobs, progress=progress())
     value = measurement(
         bundle,
         plan,
-        learned,
-        opened,
-        shut,
-        majority,
+        runs.learned,
+        runs.opened,
+        runs.shut,
+        runs.majority,
         as_board=board,
         per_second=per_second,
         battery=None if battery_mah is None else (battery_mah, battery_v),
     )
     path = bundle / MEASUREMENT
     write_json(path, value)
-    for done in paths:
-        (done.parent / PARTIAL).unlink(missing_ok=True)
+    runs.forget()
     if svg is not None:
         write_text(svg, savings_svg(value))
-    write_report(bundle, run=paths[2].parent.name, data_dir=data_dir)
+    write_report(bundle, run=runs.name, data_dir=data_dir)
     value = {**value, "file": str(path), "html": str(bundle / HTML)}
     return Outcome(value, lines(value))

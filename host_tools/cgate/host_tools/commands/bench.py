@@ -112,8 +112,8 @@ def network_command(
     Always a dense ResNet-20 for 32x32 pixels with random weights, which needs torch and no data;
     then every SOURCE, a checkpoint or an int8 .tflite file. Images are random.
 
-    "auto, int8 size" may take a quarter more flash than portable C takes, which holds weights of
-    one byte.
+    "auto, int8 size" may take 48 kB more flash than portable C takes, which holds weights of one
+    byte: room for code.
     """
     from cgate.host_tools import network_bench
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from browser import Browser
@@ -347,6 +348,83 @@ def test_run_on_the_host_has_no_instructions_and_no_memory(bundle: Path) -> None
         assert "cgate measure BUNDLE" in text[text.index(section) :][:300], section
     assert "its size says nothing about the target" in text
     assert "ms" not in text.split() and "cycles per MAC" not in text
+
+
+def edited(path: Path, change: Callable[[Any], object]) -> None:
+    """Change the JSON value in a file."""
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda v: v["units"].reverse(), "units are not the plan's"),
+        (lambda v: v["gated"].reverse(), "gates are not the plan's"),
+        (lambda v: v["labels"].__setitem__(3, 77), "a class that the plan does not have"),
+        (lambda v: v["modelled_cycles"]["total"].__setitem__(0, 0), "cost nothing"),
+        (lambda v: v.update(target="no-such-board"), "unknown target 'no-such-board'"),
+        (lambda v: v.pop("decisions"), "'decisions' is missing"),
+        (lambda v: v["ran"].pop(), "ran should be whole numbers"),
+    ],
+)
+def test_a_damaged_trace_is_named(bundle: Path, change: Callable[[Any], object], why: str) -> None:
+    path = bundle / "runs" / "test-open" / "trace.json"
+    edited(path, change)
+    with pytest.raises(CgateError, match=why) as caught:
+        write_report(bundle)
+    assert str(path) in caught.value.message
+    assert f"remove the folder {path.parent}" in caught.value.hint
+
+
+@given(st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
+def test_a_trace_cut_anywhere_is_named(made: Path, tmp_path: Path, data: Any) -> None:
+    bundle = tmp_path / "bundle"
+    if not bundle.exists():
+        shutil.copytree(made, bundle)
+    whole = (made / "runs" / "test" / "trace.json").read_bytes()
+    cut = data.draw(st.integers(0, len(whole) - 3))
+    (bundle / "runs" / "test" / "trace.json").write_bytes(whole[:cut])
+    with pytest.raises(CgateError, match=r"trace\.json") as caught:
+        write_report(bundle)
+    assert "cgate run" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "command"),
+    [
+        ("verify.json", {"equal": True}, "cgate verify"),
+        ("verify.json", {"comparisons": [{}]}, "cgate verify"),
+        ("fidelity.json", {"images": "many"}, "cgate fidelity"),
+        ("measure.json", {"target": "mps2-an386"}, "cgate measure"),
+        ("measure.json", {"target": "m4", "board": {"name": "m4"}, "duty": {}}, "cgate measure"),
+        ("measure.json", "no object", None),
+        ("verify.json", b"{", "cgate verify"),
+    ],
+)
+def test_a_damaged_finding_is_named(
+    bundle: Path, name: str, content: Any, command: str | None
+) -> None:
+    if isinstance(content, dict):
+        content = {"plan_sha256": load_bundle(bundle).sha256, **content}
+    data = content if isinstance(content, bytes) else json.dumps(content).encode()
+    (bundle / name).write_bytes(data)
+    if command is None:
+        write_report(bundle)
+        return
+    with pytest.raises(CgateError, match=name) as caught:
+        write_report(bundle)
+    assert command in caught.value.hint
+
+
+def test_a_damaged_power_record_is_named(bundle: Path) -> None:
+    record = {"schema": 1, "plan_sha256": load_bundle(bundle).sha256, "windows": [{}]}
+    write_json(bundle / "power" / "ppk2.json", {**record, "joules_per_inference": 1.0})
+    with pytest.raises(CgateError, match=r"ppk2.json is damaged") as caught:
+        write_report(bundle)
+    assert "cgate power" in caught.value.hint
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -346,15 +346,22 @@ def meter_rows(folder: Path, plan_sha256: str) -> list[dict[str, Any]]:
     rows = []
     for path in sorted((folder / "power").glob("*.json")):
         found = read_record(path)
-        if found.get("plan_sha256") == plan_sha256 and found.get("joules_per_inference"):
+        if found.get("plan_sha256") != plan_sha256 or not found.get("joules_per_inference"):
+            continue
+        try:
             rows.append(
                 {
-                    "meter": found["meter"],
-                    "board": found["board"],
+                    "meter": str(found["meter"]),
+                    "board": str(found["board"]),
                     "windows": sum(1 for window in found["windows"] if not window["fault"]),
                     "energy_uj": 1e6 * float(found["joules_per_inference"]),
                 }
             )
+        except (KeyError, TypeError, ValueError) as error:
+            raise CgateError(
+                f"{path} is damaged: {error!r}",
+                f"remove it, then measure again: cgate power {folder}",
+            ) from error
     return rows
 
 

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cgate.core.errors import CgateError
-from cgate.core.files import read_json, write_json, write_text
+from cgate.core.files import write_json, write_text
 from cgate.core.plan import Bundle, Decision, Plan, load_bundle
 from cgate.core.targets import Target, find_target
 from cgate.host_tools.arena import arena_use
+from cgate.host_tools.findings import read_finding
 from cgate.host_tools.inputs import load_inputs
 from cgate.host_tools.inspection import op_title, variant
 from cgate.host_tools.majority import against_majority
@@ -211,19 +212,10 @@ def _memory(plan: Plan, trace: Trace, target: Target) -> dict[str, int | None]:
     }
 
 
-def _finding(bundle: Bundle, name: str) -> dict[str, Any] | None:
-    """What another command left in the bundle; None if it did not, or found it on another plan."""
-    path = bundle.folder / name
-    value = read_json(path, "a finding on the bundle") if path.is_file() else None
-    if not isinstance(value, dict) or value.get("plan_sha256") != bundle.sha256:
-        return None
-    return value
-
-
 def _measured_board(bundle: Bundle, target: Target) -> tuple[Board, Any]:
     """Whose clock and energy count, as `cgate measure` was told; and the duty that it found."""
-    found = _finding(bundle, MEASUREMENT)
-    if found is None or found.get("target") != target.name:
+    found = read_finding(bundle, MEASUREMENT)
+    if found is None or found["target"] != target.name:
         return board_for(target, None), None
     return board_for(target, find_target(found["board"]["name"])), found["duty"]
 
@@ -291,8 +283,8 @@ def collect(bundle: Bundle, runs: Sequence[Run], chosen: Run) -> dict[str, Any]:
         "kernels": _kernels(bundle),
         "routes": _routes(plan, record, cost),
         "examples": _examples(plan, record, cost),
-        "agreement": _finding(bundle, VERIFICATION),
-        "fidelity": _finding(bundle, FIDELITY),
+        "agreement": read_finding(bundle, VERIFICATION),
+        "fidelity": read_finding(bundle, FIDELITY),
     }
 
 

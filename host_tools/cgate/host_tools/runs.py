@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from cgate.core.errors import CgateError
-from cgate.core.plan import Bundle
+from cgate.core.plan import Bundle, Plan
+from cgate.core.targets import find_target
 from cgate.host_tools.trace import Trace, read_trace
 
 
@@ -18,10 +20,42 @@ class Run:
     trace: Trace
 
 
+def _check(plan: Plan, trace: Trace) -> None:
+    """ValueError where a trace that names this plan cannot be of it."""
+    if trace.units != [unit.name for unit in plan.units]:
+        raise ValueError("its units are not the plan's")
+    if trace.gated != [unit.name for unit in plan.gates]:
+        raise ValueError("its gates are not the plan's")
+    if trace.images and max(*trace.labels, *trace.classes) >= len(plan.classes):
+        raise ValueError("it names a class that the plan does not have")
+    for column in (trace.instructions, trace.board_cycles, trace.modelled_cycles):
+        if column is not None and trace.images and min(column.total) < 1:
+            raise ValueError("an inference cost nothing")
+    find_target(trace.target)
+
+
+def _read(bundle: Bundle, path: Path) -> Trace:
+    try:
+        trace = read_trace(path)
+        if trace.plan_sha256 == bundle.sha256:
+            _check(bundle.plan, trace)
+    except (CgateError, ValueError) as error:
+        why = error.message if isinstance(error, CgateError) else str(error)
+        raise CgateError(
+            why if str(path) in why else f"{path}: {why}",
+            f"remove the folder {path.parent}, then run it again (cgate run {bundle.folder})",
+        ) from error
+    return trace
+
+
 def find_runs(bundle: Bundle) -> list[Run]:
-    """The traces under the bundle's runs/ that belong to its present plan, by name."""
+    """The traces under the bundle's runs/ that belong to its present plan, by name.
+
+    Raises:
+        CgateError: one is damaged; it names the file, and what to do.
+    """
     runs = [
-        Run(path.parent.name, read_trace(path))
+        Run(path.parent.name, _read(bundle, path))
         for path in sorted((bundle.folder / "runs").glob("*/trace.json"))
     ]
     return [run for run in runs if run.trace.plan_sha256 == bundle.sha256 and run.trace.images]
@@ -39,7 +73,10 @@ def choose_run(bundle: Bundle, runs: Sequence[Run], name: str | None) -> Run:
             if run.name == name:
                 return run
         known = ", ".join(run.name for run in runs) or "none"
-        raise CgateError(f"no run {name!r} of this bundle's present plan; there are: {known}", hint)
+        raise CgateError(
+            f"no run {name!r} of this bundle's present plan; there are: {known}",
+            f"{hint} --name {name}, or leave --run out",
+        )
     learned = [run for run in runs if run.trace.gates == "learned"]
     if not learned:
         raise CgateError(

@@ -276,7 +276,9 @@ def test_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
     needs_host()
     bundle = write_bundle(tmp_path, inject="for (volatile int i = 0; i < 1;) {\n }")
     built = build(bundle, None, on="host")
+    # A shell that starts the tests in the background has them ignore SIGINT, and their children.
     script = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import sys; from pathlib import Path; import numpy as np\n"
         "from cgate.host_tools.build import build; from cgate.host_tools.runner import run\n"
         "built = build(Path(sys.argv[1]), None, on='host')\n"

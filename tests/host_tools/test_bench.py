@@ -18,6 +18,7 @@ from tiny import needs_qemu
 
 SMALL = (
     Call("conv2d_s8", Shape((6, 9, 8), (6, 9, 12), (3, 3))),
+    Call("conv2d_s8", Shape((6, 9, 8), (3, 5, 12), (3, 3), 2)),
     Call("mean_s8", Shape((5, 4, 6), (1, 1, 6))),
     Call("residual_add_s8", Shape((5, 4, 6), (5, 4, 6))),
 )

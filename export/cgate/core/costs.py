@@ -152,6 +152,34 @@ def _map(shape: Shape) -> list[int]:
     ]  # fmt: skip
 
 
+def _windows(shape: Shape) -> list[int]:
+    """Pooling: values in windows, outputs, rows of windows; by channel, then by window."""
+    rows, columns, channels = shape.taps
+    return [
+        shape.pixels * rows * columns * channels,
+        shape.pixels * channels,
+        shape.pixels * rows * channels,
+        1,
+        shape.pixels,
+        shape.pixels * rows * (columns % 2) * channels,
+    ]
+
+
+def _fours(shape: Shape) -> list[int]:
+    """Maxima of four values of a window at a time."""
+    taps = shape.kernel[0] * shape.kernel[1]
+    windows, fours = shape.pixels, _up(taps, 4)
+    channels = shape.input[2]
+    return [
+        windows * fours * channels,
+        windows,
+        windows * fours,
+        1,
+        windows * taps,
+        windows * channels,
+    ]
+
+
 def _shortcut(shape: Shape) -> list[int]:
     """Copied and new channels of each output pixel, by words; half of the new ones on each side."""
     channels, outputs, pixels = shape.input[2], shape.output[2], shape.pixels
@@ -216,6 +244,10 @@ TERMS: Mapping[str, Callable[[Shape], list[int]]] = {
     "conv2d_s8__dsp_winograd_int8": _tiles_int8,
     "conv2d_s8__dsp_phases": _phases,
     "shortcut_pad_s8__dsp": _shortcut,
+    "max_pool2d_s8__ref": _windows,
+    "max_pool2d_s8__dsp": _fours,
+    "avg_pool2d_s8__ref": _windows,
+    "avg_pool2d_s8__dsp": _windows,
     "depthwise_conv2d_s8__ref": _depthwise,
     "depthwise_conv2d_s8__dsp": _depthwise,
 }

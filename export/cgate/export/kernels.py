@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 
 from cgate.core.plan import (
     Add,
+    AvgPool2d,
     Conv2d,
     Convolution,
     DepthwiseConv2d,
     FullyConnected,
+    MaxPool2d,
     Mean,
     MeanMax,
     Op,
@@ -312,6 +314,8 @@ CONV_KERNELS: Mapping[str, ConvKernel] = {
 """Packed convolution kernels, the fastest first."""
 
 DSP_KERNELS: Mapping[type[Op], tuple[str, str]] = {
+    MaxPool2d: ("max_pool2d_s8__dsp", "four maxima a register"),
+    AvgPool2d: ("avg_pool2d_s8__dsp", "two sums a register"),
     Mean: ("mean_s8__dsp", "two sums a register"),
     ResidualAdd: ("residual_add_s8__dsp", "four additions by QADD8"),
     ShortcutPad: ("shortcut_pad_s8__dsp", "requantised in five instructions"),

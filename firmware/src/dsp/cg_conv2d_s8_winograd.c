@@ -43,7 +43,8 @@ static size_t larger(size_t a, size_t b) {
     return a > b ? a : b;
 }
 
-static layout lay_out(const cg_conv2d_s8 *p, int int8) {
+/* Inlined, so that a pass of one span leaves no loop over its spans. */
+static inline __attribute__((always_inline)) layout lay_out(const cg_conv2d_s8 *p, int int8) {
     const size_t pairs = ((size_t)p->in_channels + 3) / 4 * 2;
     const size_t span = (size_t)CG_POSITIONS * pairs * CG_TILES;
     const size_t rows = (size_t)CG_WINDOW * p->in_width * pairs / 2;
@@ -125,10 +126,10 @@ static __attribute__((noinline)) void copy_rows(const cg_conv2d_s8 *p, const int
 
 /* The columns of padding, left and right: of a constant column only component 1 of the vertical
  * transform is not zero. */
-static void pad_columns(const cg_conv2d_s8 *p, const layout *at, uint32_t *strip) {
+static void pad_columns(const cg_conv2d_s8 *p, size_t pairs, size_t columns, uint32_t *strip) {
     const uint32_t pad = cg_dsp_pair(-6 * (p->in_zero_point + 128));
-    const size_t words = at->pairs * CG_WINDOW;
-    for (size_t x = 0; x < at->columns; x = x == 0 ? (size_t)p->in_width + 1 : x + 1) {
+    const size_t words = pairs * CG_WINDOW;
+    for (size_t x = 0; x < columns; x = x == 0 ? (size_t)p->in_width + 1 : x + 1) {
         uint32_t *const to = strip + x * words;
         for (size_t i = 0; i < words; i++) {
             to[i] = i % CG_WINDOW == 1 ? pad : 0;
@@ -137,16 +138,16 @@ static void pad_columns(const cg_conv2d_s8 *p, const layout *at, uint32_t *strip
 }
 
 /* The vertical transform of the strip whose first output row is y. */
-static void transform_strip(const cg_conv2d_s8 *p, const int8_t *input, int y, const layout *at,
-                            uint32_t *strip) {
-    const size_t row = p->in_width * at->pairs * 2;
+static void transform_strip(const cg_conv2d_s8 *p, const int8_t *input, int y, size_t pairs,
+                            uint32_t *rows, uint32_t *strip) {
+    const size_t row = p->in_width * pairs * 2;
     /* A number first: above the map there is nothing to point to. */
     const int8_t *from = (const int8_t *)((uintptr_t)input + (size_t)(y - 1) * row);
     if (y == 0 || y + CG_TILE + 1 > p->in_height || p->in_channels % 4 != 0) {
-        copy_rows(p, input, y - 1, at->pairs, strip + at->rows);
-        from = (const int8_t *)(strip + at->rows);
+        copy_rows(p, input, y - 1, pairs, rows);
+        from = (const int8_t *)rows;
     }
-    cg_dsp_winograd_rows(from, row, strip + at->pairs * CG_WINDOW);
+    cg_dsp_winograd_rows(from, row, strip + pairs * CG_WINDOW);
 }
 
 /* Four channels of a tile, of which `rows` and `columns` lie inside, to the output. */
@@ -201,16 +202,16 @@ convolve(const cg_conv2d_s8 *p, const int8_t *input, int8_t *output, void *scrat
 
     int y = 0, x = 0, next_y = 0, next_x = 0; /* of the pass, and of what follows */
     if (!int8) {
-        pad_columns(p, &at, strip);
+        pad_columns(p, pairs, at.columns, strip);
     }
     for (size_t first = 0; first < at.spans; first += at.pass, y = next_y, x = next_x) {
         const size_t count = at.spans - first < at.pass ? at.spans - first : at.pass;
         if (int8) {
-            pad_columns(p, &at, strip);
+            pad_columns(p, pairs, at.columns, strip);
         }
         for (size_t i = 0; i < count; i++) {
             if (next_x == 0 || (int8 && i == 0)) {
-                transform_strip(p, input, next_y, &at, strip);
+                transform_strip(p, input, next_y, pairs, strip + at.rows, strip);
             }
             cg_dsp_winograd_columns(strip + (size_t)next_x * pairs * CG_WINDOW, pairs,
                                     inputs + i * span);

@@ -79,6 +79,13 @@ static inline uint32_t cg_dsp_spread(uint32_t four, int odd) {
     return result;
 }
 
+/* The larger of four bytes each. */
+static inline uint32_t cg_dsp_larger(uint32_t x, uint32_t y) {
+    uint32_t result;
+    __asm("ssub8 %0, %1, %2\n\tsel %0, %1, %2" : "=&r"(result) : "r"(x), "r"(y) : "cc");
+    return result;
+}
+
 /* GCC's __ssat does not compile cleanly under -Wconversion. */
 static inline int8_t cg_dsp_saturate(int32_t value) {
     int32_t result;

@@ -11,13 +11,6 @@ enum {
     MAX_PIXELS = INT32_MAX / 255, /* as many int8 values less a zero point fit int32 */
 };
 
-/* The larger of four bytes each. */
-static inline uint32_t larger(uint32_t x, uint32_t y) {
-    uint32_t result;
-    __asm("ssub8 %0, %1, %2\n\tsel %0, %1, %2" : "=&r"(result) : "r"(x), "r"(y) : "cc");
-    return result;
-}
-
 /* The next four pixels of four channels: `in` is the first, `last` the address of the fourth. */
 static inline __attribute__((always_inline)) void add_four(const int8_t **in, uintptr_t *last,
                                                            size_t channels, uint32_t *even,
@@ -41,8 +34,8 @@ static inline __attribute__((always_inline)) void add_four(const int8_t **in, ui
     *even = cg_dsp_widen_even(cg_dsp_widen_even(*even, w2), w3);
     *odd = cg_dsp_widen_odd(cg_dsp_widen_odd(*odd, w2), w3);
     if (with_maximum) {
-        *peak = larger(larger(*peak, w0), w1);
-        *peak = larger(larger(*peak, w2), w3);
+        *peak = cg_dsp_larger(cg_dsp_larger(*peak, w0), w1);
+        *peak = cg_dsp_larger(cg_dsp_larger(*peak, w2), w3);
     }
 }
 
@@ -67,7 +60,7 @@ reduce(const int8_t *in, uint32_t pixels, size_t channels, int32_t *sums, int wi
             even = cg_dsp_widen_even(even, four);
             odd = cg_dsp_widen_odd(odd, four);
             if (with_maximum) {
-                peak = larger(peak, four);
+                peak = cg_dsp_larger(peak, four);
             }
         }
         sums[0] += (int16_t)even;

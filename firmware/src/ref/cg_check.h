@@ -39,4 +39,25 @@ static inline cg_status cg_check_conv2d(const cg_conv2d_s8 *p, const int8_t *inp
     return CG_OK;
 }
 
+/* Whether the windows that begin at -pad, stride, .. all hold a part of the map. */
+static inline int cg_windows_reach(int out, int stride, int size, int pad, int length) {
+    return pad < size && (out - 1) * stride - pad < length;
+}
+
+/* What both kinds of pooling ask for. */
+static inline cg_status cg_check_pool2d(const cg_pool2d_s8 *p, const int8_t *input,
+                                        const int8_t *output) {
+    if (p == NULL || input == NULL || output == NULL) {
+        return CG_ERR_NULL;
+    }
+    /* 128 times the pixels of a window fits int32. */
+    if (p->stride == 0 || p->clamp_min > p->clamp_max ||
+        (uint32_t)p->size_height * p->size_width >= UINT32_C(1) << 23 ||
+        !cg_windows_reach(p->out_height, p->stride, p->size_height, p->pad_top, p->in_height) ||
+        !cg_windows_reach(p->out_width, p->stride, p->size_width, p->pad_left, p->in_width)) {
+        return CG_ERR_PARAM;
+    }
+    return CG_OK;
+}
+
 #endif

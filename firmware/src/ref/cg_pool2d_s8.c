@@ -3,31 +3,8 @@
 #include "cg_requant.h"
 #include "cgate.h"
 
-/* Whether the windows that begin at -pad, stride, .. all hold a part of the map. */
-static int reach(int out, int stride, int size, int pad, int length) {
-    return pad < size && (out - 1) * stride - pad < length;
-}
-
-static cg_status check(const cg_pool2d_s8 *p, const int8_t *input, const int8_t *output) {
-    if (p == NULL || input == NULL || output == NULL) {
-        return CG_ERR_NULL;
-    }
-    /* 128 times the pixels of a window fits int32. */
-    if (p->stride == 0 || p->clamp_min > p->clamp_max ||
-        (uint32_t)p->size_height * p->size_width >= UINT32_C(1) << 23 ||
-        !reach(p->out_height, p->stride, p->size_height, p->pad_top, p->in_height) ||
-        !reach(p->out_width, p->stride, p->size_width, p->pad_left, p->in_width)) {
-        return CG_ERR_PARAM;
-    }
-    return CG_OK;
-}
-
-static int32_t rounded_mean(int32_t sum, int32_t count) {
-    return sum > 0 ? (sum + count / 2) / count : (sum - count / 2) / count;
-}
-
 static cg_status pool(int average, const cg_pool2d_s8 *p, const int8_t *input, int8_t *output) {
-    const cg_status status = check(p, input, output);
+    const cg_status status = cg_check_pool2d(p, input, output);
     if (status != CG_OK) {
         return status;
     }
@@ -51,7 +28,7 @@ static cg_status pool(int average, const cg_pool2d_s8 *p, const int8_t *input, i
                         largest = code > largest ? code : largest;
                     }
                 }
-                const int32_t result = average ? rounded_mean(sum, count) : largest;
+                const int32_t result = average ? cg_rounded_mean(sum, count) : largest;
                 *output++ = cg_clamp(result, p->clamp_min, p->clamp_max);
             }
         }

@@ -33,6 +33,11 @@ static inline int8_t cg_clamp(int32_t value, int32_t low, int32_t high) {
     return (int8_t)(value < low ? low : value > high ? high : value);
 }
 
+/* sum / count, rounded half away from zero; count is positive. */
+static inline int32_t cg_rounded_mean(int32_t sum, int32_t count) {
+    return sum > 0 ? (sum + count / 2) / count : (sum - count / 2) / count;
+}
+
 /* value + zero_point, clamped, without overflow. All of low, high and zero_point are int8 values.
  */
 static inline int8_t cg_offset_clamp(int32_t value, int32_t zero_point, int32_t low, int32_t high) {

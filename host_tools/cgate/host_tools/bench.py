@@ -52,6 +52,8 @@ class Call:
             return math.prod((*self.shape.output, *self.shape.taps))
         if self.op == "depthwise_conv2d_s8":
             return math.prod((*self.shape.output, *self.shape.kernel))
+        if self.op in ("max_pool2d_s8", "avg_pool2d_s8"):
+            return math.prod((*self.shape.output, *self.shape.kernel))
         return math.prod(self.shape.input) if self.op in ("mean_s8", "mean_max_s8") else 0
 
 
@@ -82,6 +84,12 @@ def _conv(height: int, width: int, cin: int, cout: int, kernel: int = 3, stride:
     return Call("conv2d_s8", Shape((height, width, cin), out, (kernel, kernel), stride))
 
 
+def _pool(op: str, height: int, width: int, channels: int, size: int, stride: int) -> Call:
+    """Windows that lie on the map."""
+    out = ((height - size) // stride + 1, (width - size) // stride + 1, channels)
+    return Call(op, Shape((height, width, channels), out, (size, size), stride))
+
+
 def _on_map(height: int, width: int, channels: int) -> tuple[Call, ...]:
     """The ops that have a map as input and no weights."""
     source, half = (height, width, channels), (-(-height // 2), -(-width // 2), 2 * channels)
@@ -89,6 +97,8 @@ def _on_map(height: int, width: int, channels: int) -> tuple[Call, ...]:
         Call("mean_s8", Shape(source, (1, 1, channels))),
         Call("mean_max_s8", Shape(source, (1, 1, 2 * channels))),
         Call("shortcut_pad_s8", Shape(source, half, stride=2)),
+        Call("max_pool2d_s8", Shape(source, (height // 2, width // 2, channels), (2, 2), 2)),
+        Call("avg_pool2d_s8", Shape(source, (1, 1, channels), (height, width))),
         Call("residual_add_s8", Shape(source, source)),
         Call("add_s8", Shape(source, source)),
         Call("depthwise_conv2d_s8", Shape(source, source, (3, 3))),
@@ -116,6 +126,11 @@ _MAPS = (
     *((2, 2, 64), (4, 4, 16), (4, 4, 32), (5, 9, 12), (7, 7, 64), (8, 8, 8), (8, 8, 16)),
     *((8, 8, 64), (14, 14, 32), (16, 16, 32), (28, 28, 16), (32, 32, 16)),
 )
+_POOLS = (
+    *((6, 9, 12, 3, 1), (8, 8, 64, 2, 2), (9, 9, 32, 3, 2), (10, 10, 16, 5, 5), (16, 16, 32, 2, 2)),
+    *((17, 17, 16, 3, 2), (32, 32, 16, 2, 2)),
+)
+"""Height, width, channels, size of the windows, stride."""
 _CONVOLUTIONS = (
     *((2, 2, 32, 32), (2, 2, 64, 64), (4, 4, 16, 16), (4, 4, 32, 32), (4, 4, 64, 64)),
     *((5, 9, 12, 20), (7, 7, 64, 64), (8, 8, 1, 8), (8, 8, 1, 16), (8, 8, 8, 8), (8, 8, 16, 16)),
@@ -141,6 +156,7 @@ def cost_calls() -> list[Call]:
     calls += [_conv(*shape, stride=2) for shape in _STRIDED]
     calls += [_conv(8, 8, 64, 128, 1), _conv(16, 16, 16, 32, 1), _conv(32, 32, 16, 32, 1, 2)]
     calls += [_conv(9, 9, 8, 8, 5)]
+    calls += [_pool(op, *shape) for op in ("max_pool2d_s8", "avg_pool2d_s8") for shape in _POOLS]
     calls += [call for source in _MAPS for call in _on_map(*source)]
     return sorted(calls)
 
@@ -206,7 +222,10 @@ def make_case(call: Call) -> tuple[Case, Mapping[str, int]]:
     source, result = call.shape.input, call.shape.output
     multiplier = int(rng.integers(1 << 30, 1 << 31))
     shrink = -round(np.log2(source[0] * source[1]))
+    windows = (*source, *result[:2], *call.shape.kernel, call.shape.stride, 0, 0, -128, 127)
     parameters: tuple[int, ...] = {
+        "max_pool2d_s8": windows,
+        "avg_pool2d_s8": windows,
         "mean_s8": (*source, -128, -128, multiplier, shrink),
         "mean_max_s8": (*source, -128, multiplier, shrink),
         "shortcut_pad_s8": (

@@ -47,7 +47,8 @@ def inputs(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Inputs:
 def test_a_stopped_run_goes_on(bundle: Path, inputs: Inputs, damage: bytes) -> None:
     whole = evaluate(bundle, inputs, on="host", name="whole", jobs=1, progress=Silent())[1]
     with pytest.raises(KeyboardInterrupt):
-        evaluate(bundle, inputs, on="host", name="parts", jobs=1, progress=Stops(17))
+        evaluate(bundle, inputs, on="host", name="parts", jobs=1, progress=(stops := Stops(17)))
+    assert stops.messages == ["stopped with 16 of 20 images kept; the same command goes on there"]
     partial = bundle / "runs" / "parts" / resume.PARTIAL
     with partial.open("ab") as stream:
         stream.write(damage)

@@ -128,20 +128,27 @@ def run_resumable(
     progress.start(f"run on {where}, gates {how}", len(images))
     progress.advance(len(results))
     size = CHUNK * (jobs or os.cpu_count() or 1)
-    while len(results) < len(images):
-        part = images[len(results) : len(results) + size]
-        made = runner.run(
-            build,
-            part,
-            gates=gates if isinstance(gates, str) else np.tile(gates, (len(part), 1)),
-            jobs=jobs,
-            timeout_s=timeout_s,
-            progress=_Within(progress),
-            first=len(results),
-            open_session=open_session,
+    try:
+        while len(results) < len(images):
+            part = images[len(results) : len(results) + size]
+            made = runner.run(
+                build,
+                part,
+                gates=gates if isinstance(gates, str) else np.tile(gates, (len(part), 1)),
+                jobs=jobs,
+                timeout_s=timeout_s,
+                progress=_Within(progress),
+                first=len(results),
+                open_session=open_session,
+            )
+            _append(path, json.dumps([_to_json(result) for result in made]).encode())
+            results += made
+    except KeyboardInterrupt:
+        progress.message(
+            f"stopped with {len(results):,} of {len(images):,} images kept; the same command goes "
+            "on there"
         )
-        _append(path, json.dumps([_to_json(result) for result in made]).encode())
-        results += made
+        raise
     return results
 
 

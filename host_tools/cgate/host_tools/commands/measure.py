@@ -272,9 +272,10 @@ def command(
     )
     path = bundle / MEASUREMENT
     write_json(path, value)
-    runs.forget()
     if svg is not None:
         write_text(svg, savings_svg(value))
     write_report(bundle, run=runs.name, data_dir=data_dir)
+    # Only now: had a disk been full, the next call would have gone on behind the last image.
+    runs.forget()
     value = {**value, "file": str(path), "html": str(bundle / HTML)}
     return Outcome(value, lines(value))

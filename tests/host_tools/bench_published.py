@@ -48,45 +48,58 @@ def library(folder: Path) -> CmsisNn:
 
 
 def memories() -> Iterator[tuple[str, FlashAccess | None]]:
-    """Readings of the flash interface, from none to the slowest.
+    """Readings of the flash interface: none, and by the width of an access.
 
-    Of a cache line of four accesses either all are waited for, one by one, or the first only.
+    64 bits are the factory's two banks; 128 bits are one bank, the option bit DBANK cleared; 256
+    bits are a line of the caches at once.
     """
     one = BOARD.flash_access
     assert one is not None
-    lines, data_lines = one.instruction_lines // 4, one.data_lines // 4
-    four = replace(one, line=4 * one.line, instruction_lines=lines, data_lines=data_lines)
     yield "none", None
-    for name, access in (("one access in four", four), ("every access", one)):
-        yield f"{name}, prefetch", access
-        yield name, replace(access, prefetch=False)
+    for times in (4, 2, 1):
+        lines, data_lines = one.instruction_lines // times, one.data_lines // times
+        access = replace(one, line=times * one.line, instruction_lines=lines, data_lines=data_lines)
+        yield f"{64 * times} bits, prefetch", access
+        yield f"{64 * times} bits", replace(access, prefetch=False)
+
+
+def rows(
+    network: Path, kernels: str, copy: CmsisNn, options: tuple[str, ...]
+) -> Iterator[tuple[str, int, int]]:
+    """Reading of the flash, instructions, and modelled cycles of one random image."""
+    image = np.random.default_rng(0).integers(-128, 128, (1, 32, 32, 3)).astype(np.int8)
+    with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
+        # The build asks for a recent release, and has one set of options.
+        stack.enter_context(patch.object(build_module, "find_cmsis_nn", return_value=copy))
+        stack.enter_context(patch.object(build_module, "ARM_FLAGS", options))
+        out = Path(temporary) / "bundle"
+        export_tflite(network, out, BOARD, kernels=kernels)
+        made = build(out, stand_in(BOARD), cmsis_nn=copy.folder)
+        for name, access in memories():
+            assert made.target is not None
+            machine = replace(made.target, flash_access=access)
+            (result,) = run(replace(made, target=machine), image, jobs=1)
+            assert result.modelled is not None
+            yield name, int(result.total or 0), int(result.modelled[-1, 0])
 
 
 def main(network: Path, folders: list[Path]) -> None:
     """Print a CSV table: by library, options, and what of the flash is waited for."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    print("cmsis_nn,options,flash_model,instructions,cycles,published,of_published,n,commit")
-    image = np.random.default_rng(0).integers(-128, 128, (1, 32, 32, 3)).astype(np.int8)
-    for folder in folders:
-        for options in (ARM_FLAGS, tuple(f.replace("-O2", "-Os") for f in ARM_FLAGS)):
-            copy = library(folder)
-            with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
-                # The build asks for a recent release, and has one set of options.
-                stack.enter_context(patch.object(build_module, "find_cmsis_nn", return_value=copy))
-                stack.enter_context(patch.object(build_module, "ARM_FLAGS", options))
-                out = Path(temporary) / "bundle"
-                export_tflite(network, out, BOARD, kernels="cmsis-nn")
-                made = build(out, stand_in(BOARD), cmsis_nn=folder)
-                for name, access in memories():
-                    assert made.target is not None
-                    machine = replace(made.target, flash_access=access)
-                    (result,) = run(replace(made, target=machine), image, jobs=1)
-                    assert result.modelled is not None
-                    cycles = int(result.modelled[-1, 0])
-                    share = f"{cycles / PUBLISHED:.3f}"
-                    cells = (copy.revision, options[0], f'"{name}"', result.total, cycles)
-                    print(*cells, PUBLISHED, share, 1, commit, sep=",", flush=True)
+    small = tuple(flag.replace("-O2", "-Os") for flag in ARM_FLAGS)
+    copies = [library(folder) for folder in folders]
+    jobs = [
+        *(("cmsis-nn", copy, ARM_FLAGS) for copy in copies),
+        ("cmsis-nn", copies[-1], small),
+        ("auto", copies[0], ARM_FLAGS),
+    ]
+    print("kernels,cmsis_nn,options,flash_access,instructions,cycles,published,n,commit")
+    for kernels, copy, options in jobs:
+        revision = copy.revision if kernels == "cmsis-nn" else ""
+        for name, instructions, cycles in rows(network, kernels, copy, options):
+            cells = (kernels, revision, options[0], f'"{name}"', instructions, cycles)
+            print(*cells, PUBLISHED, 1, commit, sep=",", flush=True)
 
 
 if __name__ == "__main__":

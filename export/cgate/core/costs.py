@@ -391,13 +391,21 @@ def _read(name: str) -> CostTable:
 
 
 def cost_table(target: Target) -> CostTable:
-    """The table of a target, or else of another one with the same core, best with as slow a flash.
+    """The table of a target, or else of another one with the same core, best with a like flash.
+
+    The flash of another board with wait states is nearer than none.
 
     Raises:
         CgateError: there is none, or it is broken.
     """
     same = [other for other in all_targets() if other.core == target.core]
-    same.sort(key=lambda other: other.flash_access != target.flash_access)
+    waits = target.flash_access is not None
+    same.sort(
+        key=lambda other: (
+            other.flash_access != target.flash_access,
+            (other.flash_access is not None) != waits,
+        )
+    )
     for name in (target.name, *(other.name for other in same)):
         if (FOLDER / f"{name}.csv").is_file():
             return _read(name)

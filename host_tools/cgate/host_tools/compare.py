@@ -15,7 +15,7 @@ from cgate.core.errors import CgateError
 from cgate.core.plan import Plan, load_bundle
 from cgate.core.targets import find_target
 from cgate.host_tools.runs import choose_run, find_runs
-from cgate.host_tools.summary import Records, records
+from cgate.host_tools.summary import KINDS, Records, records
 from cgate.host_tools.trace import Trace
 
 CLEAR = 2.0
@@ -47,6 +47,13 @@ class Side:
     def unit(self) -> str:
         """What `cost` is counted in: "cycles" (modelled) where there is a model."""
         return "instructions" if self.record.cycles is None else "cycles"
+
+    @property
+    def kind(self) -> str:
+        """The same in words, with where it comes from."""
+        if self.record.cycles is None:
+            return KINDS["instructions"]
+        return KINDS["modelled_cycles" if self.trace.board_cycles is None else "board_cycles"]
 
     @property
     def cost(self) -> NDArray[np.int64]:
@@ -219,9 +226,9 @@ def verdict(a: Side, b: Side, weights: Floats) -> dict[str, Any]:
     if better == 0:
         accuracy = f"their accuracies do not differ clearly ({difference:+.2%} +- {error:.2%})"
     price = (
-        f"it takes {abs(1 - ratio):.1%} {'fewer' if ratio < 1 else 'more'} {a.unit}"
+        f"it takes {abs(1 - ratio):.1%} {'fewer' if ratio < 1 else 'more'} {a.kind}"
         if cheaper
-        else f"they take equally many {a.unit}"
+        else f"they take equally many {a.kind}"
     )
     words = {
         "wins": f"{a.name} pays against {b.name}",

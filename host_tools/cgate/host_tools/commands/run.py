@@ -122,5 +122,6 @@ def command(
         ("ran", f"{part} on {where}"),
         *headline_lines(figures, forced=gates != "learned"),
         ("trace", str(path)),
+        ("report", f"cgate report {bundle}"),
     ]
     return Outcome(value, facts(pairs))

@@ -91,6 +91,7 @@ def table(head: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) -> str
         rows: cells as HTML; the first one names the row.
     """
     titles = "".join(f'<th scope="col" class="{kind}">{title}</th>' for title, kind in head)
+    label = f"Table: {len(rows)} rows, {len(head)} columns"
     body = []
     for row in rows:
         cells = [f'<th scope="row">{row[0]}</th>']
@@ -100,7 +101,7 @@ def table(head: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) -> str
         ]
         body.append(f"<tr>{''.join(cells)}</tr>")
     return (
-        f'<div class="scroll" tabindex="0"><table><thead><tr>{titles}</tr></thead>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table><thead><tr>{titles}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>"
     )
 

@@ -32,7 +32,8 @@ def _heat(value: Value, rows_of: Sequence[tuple[str, float | None, Sequence[floa
         for name, all_, shares in rows_of
     ]
     return (
-        '<div class="scroll" tabindex="0"><table class="heat"><thead><tr><th scope="col">block</th>'
+        '<div class="scroll" tabindex="0" role="region" aria-label="Shares by class">'
+        '<table class="heat"><thead><tr><th scope="col">block</th>'
         f'<th scope="col">all</th>{names}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     )
 

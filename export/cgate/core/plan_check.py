@@ -116,7 +116,9 @@ def _fault(unit: Unit, tensors: dict[str, Tensor], ready: set[str]) -> str:
             return f"{op.op} reads {min(read - known)}, which is not among the inputs"
         if isinstance(op, Decision):
             continue
-        if not op.kernel.startswith(f"{op.op}_s8__"):
+        # A fully connected layer runs as the 1x1 convolution that it is.
+        kernels = Conv2d.op if isinstance(op, Conv2d) else op.op
+        if not op.kernel.startswith(f"{kernels}_s8__"):
             return f"{op.kernel!r} is no kernel of {op.op}"
         fault = _misfit(op, tensors)
         if fault:

@@ -101,8 +101,8 @@ def table(head: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) -> str
         ]
         body.append(f"<tr>{''.join(cells)}</tr>")
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table><thead><tr>{titles}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>"
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table><thead>'
+        f"<tr>{titles}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
 
 

@@ -75,17 +75,53 @@ def seeds_row() -> str:
 
 
 def network_table() -> list[str]:
-    """The README's table of kernels on a whole network."""
-    with (ROOT / "results/network_short.csv").open(newline="") as stream:
+    """The README's table of whole networks, beside CMSIS-NN."""
+    with (ROOT / "results/network.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    lines = ["| target | kernels | instructions | MAC per instruction | flash | RAM |"]
-    lines.append("|---|---|---|---|---|---|")
+    head = ["network", "target", "kernels", "instructions", "modelled cycles", "MAC per cycle"]
+    lines = [f"| {' | '.join([*head, 'flash', 'RAM'])} |", "|---|---|---|---|---|---|---|---|"]
+    theirs = {
+        (row["network"], row["target"]): int(row["cycles_flash"])
+        for row in rows
+        if row["kernels"] == "cmsis-nn"
+    }
     for row in rows:
-        lines.append(
-            f"| {row['target']} | {row['kernels']} | {int(row['instructions']):,} | "
-            f"{row['macs_per_instruction']} | {int(row['flash']):,} B | {int(row['ram']):,} B |"
-        )
+        cycles = int(row["cycles_flash"])
+        gain = theirs[row["network"], row["target"]] / cycles
+        if row["kernels"] == "ref":
+            continue
+        cells = [row["network"], row["target"], row["kernels"], f"{int(row['instructions']):,}"]
+        cells.append(f"{cycles:,}" + (f" ({gain:.2f}x)" if row["kernels"] != "cmsis-nn" else ""))
+        cells.append(f"{int(row['macs']) / cycles:.2f}")
+        cells += [f"{int(row['flash']):,} B", f"{int(row['ram']):,} B"]
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def published_table() -> list[str]:
+    """DESIGN's table of the cycle model beside a published measurement."""
+    with (ROOT / "results/published.csv").open(newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["options"] == "-O2"]
+    kinds = {"cmsis-nn V.19.1.0": "new", "cmsis-nn V.10.1.2": "old", "auto": "chosen"}
+    cycles: dict[tuple[str, str], int] = {}
+    for row in rows:
+        kind = kinds.get(f"{row['kernels']} {row['cmsis_nn']}".strip())
+        if kind is not None:
+            cycles[row["flash_access"], kind] = int(row["cycles"])
+    lines = ["| flash access | CMSIS-NN 5126318 | of the published | CMSIS-NN 99f736a | chosen |"]
+    lines.append("|---|---|---|---|---|")
+    for access in dict.fromkeys(row["flash_access"] for row in rows):
+        old, new, chosen = (cycles[access, kind] for kind in ("old", "new", "chosen"))
+        share = f"{old / int(rows[0]['published']):.0%}"
+        lines.append(f"| {access} | {old:,} | {share} | {new:,} | {chosen:,} |")
+    return lines
+
+
+def test_the_published_table_is_what_results_say() -> None:
+    text = (ROOT / "DESIGN.md").read_text(encoding="utf-8")
+    match = re.search(r"<!-- table: results/published.csv -->\n(.*?)<!-- end -->", text, re.S)
+    assert match is not None
+    assert match.group(1).strip().splitlines() == published_table()
 
 
 def gates_table() -> list[str]:
@@ -195,7 +231,7 @@ def test_the_kernels_table_is_what_results_say() -> None:
 
 
 def test_the_network_table_is_what_results_say() -> None:
-    match = re.search(r"<!-- table: results/network_short.csv -->\n(.*?)<!-- end -->", README, re.S)
+    match = re.search(r"<!-- table: results/network.csv -->\n(.*?)<!-- end -->", README, re.S)
     assert match is not None
     assert match.group(1).strip().splitlines() == network_table()
 

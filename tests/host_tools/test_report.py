@@ -4,15 +4,12 @@ import itertools
 import json
 import re
 import shutil
-import struct
-import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,17 +17,14 @@ from hypothesis import strategies as st
 from browser import Browser
 from cgate.core.errors import CgateError
 from cgate.core.files import write_json
-from cgate.core.plan import Margin, Op, Plan, Threshold, load_bundle
+from cgate.core.plan import Margin, Threshold, load_bundle
 from cgate.core.targets import find_target
 from cgate.export.bundle import export_checkpoint
-from cgate.host_tools.arena import arena_use
 from cgate.host_tools.measure import measurement
-from cgate.host_tools.page.png import png
 from cgate.host_tools.report import write_report
-from cgate.host_tools.summary import spread
 from cgate.host_tools.trace import write_trace
 from counted import make_trace
-from synthetic import SHAPES, small_network, write_checkpoint
+from synthetic import small_network, write_checkpoint
 
 IMAGES = 60
 RUNS = {"learned": IMAGES, "open": 7, "shut": 7, "majority": IMAGES}
@@ -213,40 +207,6 @@ def test_kernels_are_those_of_the_plan(bundle: Path) -> None:
         assert row["unit"] == index and op.kernel.endswith(row["kernel"])
         assert (row["why"], row["cost"]) == (op.why, op.cost)
         assert op.why in page_text(bundle)
-
-
-def arena_by_bytes(plan: Plan) -> list[int]:
-    """Per unit, the most bytes in use at one op: a bit per byte, and every op looked at."""
-    ops = [(unit.index, op) for unit in plan.units for op in unit.ops]
-
-    def touched(op: Op) -> set[str]:
-        return {getattr(op, name) for name in ("input", "output", "stream") if hasattr(op, name)}
-
-    most = [0] * len(plan.units)
-    for step, (index, op) in enumerate(ops):
-        before = set().union(*(touched(other) for _, other in ops[: step + 1]))
-        later = set().union(*(touched(other) for _, other in ops[step:]))
-        used = np.zeros(plan.arena_size, bool)
-        for name in before & later:
-            tensor = plan.tensor(name)
-            if tensor.offset is not None:
-                used[tensor.offset : tensor.offset + tensor.size] = True
-        scratch = getattr(op, "scratch", None)
-        if scratch is not None:
-            assert not used[scratch[0] : sum(scratch)].any()
-            used[scratch[0] : sum(scratch)] = True
-        most[index] = max(most[index], int(used.sum()))
-    return most
-
-
-@pytest.mark.parametrize("shape", ["option-b", "no-relu", "inverted"])
-def test_the_arena_in_use_is_what_the_plan_lays_out(shape: str, tmp_path: Path) -> None:
-    write_checkpoint(tmp_path / "checkpoint", SHAPES[shape], seed=1, images=2)
-    export_checkpoint(tmp_path / "checkpoint", tmp_path / "bundle", find_target("cortex-m4"))
-    plan = load_bundle(tmp_path / "bundle").plan
-    found = [use.tensors + use.scratch for use in arena_use(plan)]
-    assert found == arena_by_bytes(plan)
-    assert 0 < max(found) <= plan.arena_size
 
 
 def test_page_shows_the_figures_of_the_json(bundle: Path) -> None:
@@ -441,36 +401,6 @@ def test_names_cannot_break_out_of_the_page(bundle: Path) -> None:
     write_trace(bundle / "runs" / "test" / "trace.json", make_trace(bundle, "learned", IMAGES))
     write_report(bundle)
     assert "script" not in read_page(bundle).tags
-
-
-@given(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 3]), st.integers(0, 2**32 - 1))
-def test_png_decodes_to_the_same_pixels(height: int, width: int, channels: int, seed: int) -> None:
-    image = np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
-    data = png(image)
-    chunks: dict[bytes, bytes] = {}
-    place = 8
-    while place < len(data):
-        (size,) = struct.unpack_from(">I", data, place)
-        kind, body = data[place + 4 : place + 8], data[place + 8 : place + 8 + size]
-        (crc,) = struct.unpack_from(">I", data, place + 8 + size)
-        assert crc == zlib.crc32(kind + body)
-        chunks[kind] = body
-        place += 12 + size
-    assert list(chunks) == [b"IHDR", b"IDAT", b"IEND"]
-    assert struct.unpack(">IIBB", chunks[b"IHDR"][:10]) == (
-        width, height, 8, {1: 0, 3: 2}[channels],
-    )  # fmt: skip
-    rows = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(height, -1)
-    assert not rows[:, 0].any()
-    assert np.array_equal(rows[:, 1:].reshape(image.shape), image)
-
-
-@given(st.lists(st.integers(0, 10**9), min_size=1, max_size=60))
-def test_spread_is_ordered_and_observed(values: list[int]) -> None:
-    found: dict[str, Any] = spread(np.array(values, np.int64))
-    assert {found[key] for key in ("min", "p5", "p95", "max")} <= set(values)
-    assert found["min"] <= found["p5"] <= found["p95"] <= found["max"]
-    assert found["mean"] == pytest.approx(sum(values) / len(values))
 
 
 @pytest.mark.slow

@@ -137,7 +137,7 @@ def savings_svg(measurement: Mapping[str, Any]) -> str:
         f'<title id="title">{what.capitalize()} saved against MACs saved, per block</title>'
         f'<desc id="text">{escape(_describe(found))}</desc><style>{_STYLE}</style>\n'
         f'<text class="head" x="{_EDGE}" y="30">{what.capitalize()} saved against MACs saved, per '
-        f'block</text>\n<text class="soft" x="{_EDGE}" y="50">{words}</text>\n'
+        f'block</text>\n<text class="soft" x="{_EDGE}" y="50">{escape(words)}</text>\n'
         f'<rect class="macs" x="{_EDGE}" y="62" width="12" height="8"/>'
         f'<text class="soft" x="{_EDGE + 18}" y="71">by MACs</text>'
         f'<rect class="cost" x="{_EDGE + 90}" y="62" width="12" height="8"/>'

@@ -252,6 +252,30 @@ def test_a_board_that_qemu_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.qemu
+@pytest.mark.parametrize("exits", [(), ("s1b0",)])
+def test_networks_without_gates(exits: tuple[str, ...], tmp_path: Path) -> None:
+    """No control and no verdict; what exits save is said, what nothing decides is not."""
+    network = small_network(exits=exits)
+    network = replace(network, blocks=tuple(replace(b, gate=None) for b in network.blocks))
+    write_checkpoint(tmp_path / "checkpoint", network, seed=2)
+    bundle = tmp_path / "bundle"
+    export_checkpoint(tmp_path / "checkpoint", bundle, find_target("cortex-m4"))
+    assert main(["measure", str(bundle), "--limit", "5", "--jobs", "1", "--quiet"]) == 0
+    value = json.loads((bundle / "measure.json").read_text())
+    savings = value["accounts"][-1]["savings"]
+    assert value["verdict"] is None and not savings["blocks"]
+    assert not (bundle / "runs" / "test-5-majority").exists()
+    html = (bundle / "report.html").read_text()
+    assert ("What leaving early saves" in html) == ("What exits save" in html) == bool(exits)
+    assert ("Every inference runs all of the network" in html) == (not exits)
+    assert "pays" not in html and "gates included" not in html
+    if exits:
+        assert savings["total"]["cost"] == pytest.approx(savings["exits"]["cost"])
+    else:
+        assert savings["total"]["cost"] == pytest.approx(0) and savings["text"] == ""
+
+
+@pytest.mark.qemu
 def test_stopped_anywhere_it_goes_on(
     digits_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

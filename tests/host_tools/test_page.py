@@ -60,6 +60,7 @@ def test_the_picture_of_savings_is_whole(blocks: list[Any], macs: float, cost: f
     }  # fmt: skip
     measurement = {
         "network": "n<&>", "target": "t", "images": 1200, "split": "test", "data": "d",
+        "gates": blocks, "answers": [],
         "accounts": [{"source": "modelled_cycles", "savings": found}],
     }  # fmt: skip
     tree = ElementTree.fromstring(savings_svg(measurement))

@@ -63,8 +63,8 @@ def origin(value: Value) -> str:
         ),
         (
             "MACs",
-            "from the plan: units that ran, gates included; a mean counts one MAC per element, "
-            "additions and copies count none",
+            "from the plan: units that ran, those that decide included; a mean counts one MAC per "
+            "element, additions and copies count none",
         ),
     ]
     figures += [(kind(row["source"]), escape(row["what"])) for row in value["accounts"]]

@@ -11,6 +11,7 @@ from cgate.host_tools.page.html import (
     big,
     command,
     deciders,
+    decides,
     joules_text,
     kind,
     percent,
@@ -105,11 +106,13 @@ def cost(value: Value) -> str:
     """The section."""
     account, macs = best(value), value["macs"]
     timed = account is not None and "latency_ms" in account
-    note = (
-        "Every inference takes its own route through the network. All figures include the "
-        f"{deciders(value)} themselves, which are {percent(macs['gates'] / macs['dense'])} of the "
-        "MACs. "
-    )
+    note = "Every inference runs all of the network. "
+    if decides(value):
+        note = (
+            "Every inference takes its own route through the network. All figures include the "
+            f"{deciders(value)} themselves, which are {percent(macs['gates'] / macs['dense'])} of "
+            "the MACs. "
+        )
     if account is None:
         note += f"The cost was not counted: {command('measure BUNDLE')} runs it under QEMU."
     elif "worst" in account["inference"]:

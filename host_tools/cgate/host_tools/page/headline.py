@@ -11,6 +11,7 @@ from cgate.host_tools.page.html import (
     big,
     command,
     deciders,
+    decides,
     energy_text,
     kind,
     percent,
@@ -108,9 +109,8 @@ def _cost_tiles(value: Value, account: Value) -> list[str]:
 def _worst(value: Value, account: Value) -> str:
     if "worst" not in account["inference"]:
         return ""
-    return (
-        f"{big(account['inference']['worst'])} {kind(account['source'])}: everything runs, "
-        f"{deciders(value)} included"
+    return f"{big(account['inference']['worst'])} {kind(account['source'])}: everything runs" + (
+        f", {deciders(value)} included" if decides(value) else ""
     )
 
 
@@ -125,7 +125,7 @@ def tiles(value: Value) -> str:
         )
     ]
     made += [] if account is None else _cost_tiles(value, account)
-    if account is not None and account["savings"] is not None:
+    if decides(value) and account is not None and account["savings"] is not None:
         saved = account["savings"]["total"]
         made.append(
             _tile(
@@ -141,8 +141,8 @@ def tiles(value: Value) -> str:
             _tile(
                 "MACs executed",
                 percent(macs["share"]),
-                f"{big(macs['executed']['mean'])} of {big(macs['dense'])}, the network without "
-                f"{deciders(value)}",
+                f"{big(macs['executed']['mean'])} of {big(macs['dense'])}"
+                + (f", the network without {deciders(value)}" if decides(value) else ""),
             )
         )
     if account is None:

@@ -116,6 +116,13 @@ def details(title: str, *parts: str) -> str:
     return f"<details><summary>{title}</summary>{''.join(parts)}</details>"
 
 
+def decides(value: Value) -> bool:
+    """Whether the network decides anything at run time."""
+    return bool(value["gates"] or value["answers"])
+
+
 def deciders(value: Value) -> str:
     """What decides in this network, in words."""
+    if not value["gates"]:
+        return "exits"
     return "gates and exits" if value["answers"] else "gates"

@@ -8,7 +8,7 @@ from cgate.host_tools.page.checks import agreement, fidelity, origin
 from cgate.host_tools.page.cost import cost
 from cgate.host_tools.page.energy import energy
 from cgate.host_tools.page.headline import header, tiles, verdict
-from cgate.host_tools.page.html import Value
+from cgate.host_tools.page.html import Value, decides
 from cgate.host_tools.page.images import Pictures, classes, examples, routes
 from cgate.host_tools.page.kernels import kernels
 from cgate.host_tools.page.memory import memory
@@ -27,16 +27,16 @@ def page(value: Value, pictures: Pictures) -> str:
         pictures: uint8 [H, W, C] by image index, for the examples; may be empty.
     """
     sections = [verdict(value), tiles(value)]
-    if value["gates"] or value["answers"]:
+    if decides(value):
         sections.append(savings(value))
     sections += [scatter(value), cost(value)]
     if value["gates"]:
         sections.append(gates(value))
     if value["answers"]:
         sections.append(answers(value))
-    if value["gates"] or value["answers"]:
+    if decides(value):
         sections.append(routes(value))
-    if value["examples"]["cheapest"] and (value["gates"] or value["answers"]):
+    if value["examples"]["cheapest"] and decides(value):
         sections.append(examples(value, pictures))
     sections += [energy(value), memory(value), units(value), kernels(value), classes(value)]
     if value["agreement"] is not None:

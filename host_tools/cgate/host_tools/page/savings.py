@@ -6,7 +6,17 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from cgate.host_tools.page.html import NONE, Value, best, command, kind, percent, section, table
+from cgate.host_tools.page.html import (
+    NONE,
+    Value,
+    best,
+    command,
+    deciders,
+    kind,
+    percent,
+    section,
+    table,
+)
 from cgate.host_tools.page.svg import chart, legend, line, rect, text
 
 ROW = 40  # pixels per block: a line of words, two bars
@@ -83,7 +93,7 @@ def _describe(found: Value) -> str:
 def savings(value: Value) -> str:
     """The section; without a run with all gates open it says how to get one."""
     account = best(value)
-    title = "What each gate saves"
+    title = f"What {deciders(value)} save" if value["answers"] else "What each gate saves"
     if account is None or account["savings"] is None:
         return section(
             title,
@@ -110,9 +120,9 @@ def savings(value: Value) -> str:
         title,
         "As shares of the network without gates and exits, less what deciding costs. Where the two "
         "bars differ, counting MACs (or FLOPs) misjudges what the block is worth.",
-        legend([("hollow", "by MACs"), ("", f"by {what}, gates included")]),
+        legend([("hollow", "by MACs"), ("", f"by {what}, {deciders(value)} included")]),
         chart("savings", f"Saved per block, by MACs and by {what}", _describe(found), height, body),
-        table(head, rows),
+        table(head, rows) if rows else "",
     )
 
 
@@ -141,7 +151,8 @@ def savings_svg(measurement: Mapping[str, Any]) -> str:
         f'<rect class="macs" x="{_EDGE}" y="62" width="12" height="8"/>'
         f'<text class="soft" x="{_EDGE + 18}" y="71">by MACs</text>'
         f'<rect class="cost" x="{_EDGE + 90}" y="62" width="12" height="8"/>'
-        f'<text class="soft" x="{_EDGE + 108}" y="71">by {what}, gates included</text>\n'
+        f'<text class="soft" x="{_EDGE + 108}" y="71">by {what}, {deciders(measurement)} included'
+        "</text>\n"
         f'<svg x="{_EDGE}" y="{_HEAD}" width="{inner}" height="{height}">\n'
         + body.replace("><", ">\n<")
         + "\n</svg></svg>\n"

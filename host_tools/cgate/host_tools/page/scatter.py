@@ -156,7 +156,8 @@ def _axes(scale: _Scale, what: str) -> str:
     for cost in _decades(scale.low, scale.high):
         y = scale.y(cost)
         parts.append(line(0, y, 1, y, "grid"))
-        parts.append(text(0, y - 4, big(cost).replace(".00", ""), "tick"))
+        if y > 30:  # the title of the axis stands above
+            parts.append(text(0, y - 4, big(cost).replace(".00", ""), "tick"))
     parts.append(text(0, bottom + 16, "no MACs", "tick"))
     parts.append(text(0, 12, f"{what}, when it runs", "tick strong"))
     parts.append(text(1, bottom + 27, "MACs", "tick strong", "end"))

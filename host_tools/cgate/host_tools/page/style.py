@@ -123,7 +123,8 @@ dt { font-weight: 500; } dd { margin: 0; color: var(--soft); max-width: 42rem; }
 .verdict p:last-child { margin-bottom: 0; }
 .say { font-size: 1.12rem; line-height: 1.45; }
 
-.bars.tight { gap: .3rem; } .bars.tight .bar { grid-template-columns: 9rem 1fr 11.5rem; }
+.bars.tight { gap: .3rem; overflow-wrap: anywhere; }
+.bars.tight .bar { grid-template-columns: 9rem 1fr 11.5rem; }
 .track.open { overflow: visible; position: relative; }
 .whisker { position: absolute; top: -2px; height: 14px; left: calc(var(--a) * 100%);
   width: calc((var(--b) - var(--a)) * 100%); border: solid var(--text); border-width: 0 1.5px;
@@ -153,7 +154,7 @@ footer { margin-top: 1.6rem; font-size: .84rem; color: var(--soft); overflow-wra
   .bar { grid-template-columns: 1fr auto; gap: .15rem .8rem; }
   .bar .track { grid-column: 1 / -1; grid-row: 2; }
   .bars.tight .bar { grid-template-columns: 1fr auto; font-size: .82rem; }
-  .bars.tight .bar span { white-space: nowrap; }
+  .bars.tight .bar span { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
   .card .route { gap: 2px; } .card .route i { width: 10px; height: 10px; }
   .chart .wide { display: none; } .chart .narrow { display: inline; }
   .cards { grid-template-columns: repeat(3, 1fr); }

@@ -22,7 +22,7 @@ from cgate.core.targets import find_target
 from cgate.export.bundle import export_checkpoint
 from cgate.host_tools.measure import measurement
 from cgate.host_tools.report import write_report
-from cgate.host_tools.trace import write_trace
+from cgate.host_tools.trace import BoardCycles, read_trace, write_trace
 from counted import make_trace
 from synthetic import small_network, write_checkpoint
 
@@ -308,6 +308,30 @@ def test_run_on_the_host_has_no_instructions_and_no_memory(bundle: Path) -> None
         assert "cgate measure BUNDLE" in text[text.index(section) :][:300], section
     assert "its size says nothing about the target" in text
     assert "ms" not in text.split() and "cycles per MAC" not in text
+
+
+def test_cycles_of_a_board_are_not_called_modelled(bundle: Path) -> None:
+    for path in (bundle / "runs").glob("*/trace.json"):
+        trace = read_trace(path)
+        model = trace.modelled_cycles
+        assert model is not None
+        cycles = BoardCycles(model.units, model.total)
+        measured = replace(
+            trace, runner="serial", instructions=None, modelled_cycles=None, board_cycles=cycles,
+            target="nucleo-l4r5zi",
+        )  # fmt: skip
+        write_trace(path, measured)
+    value = write_report(bundle)
+    assert [row["source"] for row in value["accounts"]] == ["board_cycles"]
+    assert value["verdict"]["source"] == value["cost"] == "board_cycles"
+    text = page_text(bundle)
+    assert "board cycles" in text and "on the board" in text and "DWT" in text
+    # What is modelled all the same: energy, and what export had estimated.
+    about_cycles = text.replace("Counted is what an emulator counted, modelled", "")
+    estimate = value["kernels"]["choice"] is not None
+    assert about_cycles.count("modelled cycles") <= estimate
+    assert "Energy, modelled, mean" in text and "modelled latency" not in text
+    assert "Nothing here was measured on silicon" not in text
 
 
 def edited(path: Path, change: Callable[[Any], object]) -> None:

@@ -65,7 +65,7 @@ def test_the_picture_of_savings_is_whole(blocks: list[Any], macs: float, cost: f
     }  # fmt: skip
     tree = ElementTree.fromstring(savings_svg(measurement))
     bars = [each for each in tree.iter(f"{SVG}rect") if str(each.get("x")).endswith("%")]
-    assert len(bars) == 2 * (len(blocks) + 1)
+    assert len(bars) == 2 * len(blocks)
     for each in bars:
         start, width = (float(str(each.get(key)).rstrip("%")) for key in ("x", "width"))
         assert start >= -0.01 and start + width <= 100.3

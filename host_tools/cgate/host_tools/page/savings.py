@@ -21,6 +21,7 @@ from cgate.host_tools.page.svg import chart, legend, line, rect, text
 
 ROW = 40  # pixels per block: a line of words, two bars
 _BAR = 8
+_TOTAL = 20  # pixels for the total
 
 _WIDTH, _HEAD, _EDGE = 720, 84, 24
 
@@ -59,10 +60,13 @@ def _share(value: float) -> str:
 
 
 def _bars(found: Value) -> tuple[str, int]:
-    """The bars, and their height in pixels."""
+    """The bars, and their height in pixels.
+
+    The total is told in numbers: a bar of it would leave those of thirty blocks no length.
+    """
     rows = _rows(found)
-    values = [value for row in rows for value in row[2:]]
-    low, high = min(0.0, *values), max(0.01, *values)
+    values = [value for row in rows[:-1] for value in row[2:]]
+    low, high = min([0.0, *values]), max([0.01, *values])
 
     def place(value: float) -> float:
         return (value - low) / (high - low)
@@ -73,12 +77,16 @@ def _bars(found: Value) -> tuple[str, int]:
         parts.append(text(0, y + 13, name, "name"))
         if note:
             parts.append(text(0, y + 13, note, "soft", dx=7.6 * len(name) + 8))
-        parts.append(text(1, y + 13, f"{_share(macs)} / {_share(cost)}", "", "end"))
+        total = i == len(rows) - 1
+        words = f"{_share(macs)} / {_share(cost)}"
+        parts.append(text(1, y + 13, words, "name" if total else "", "end"))
+        if total:
+            break
         for value, kind_, top in ((macs, "macs", 19), (cost, "cost", 19 + _BAR + 2)):
             start, end = sorted((place(0), place(value)))
             parts.append(rect(start, y + top, max(end - start, 0.002), _BAR, kind_))
         parts.append(line(place(0), y + 17, place(0), y + 39, "zero"))
-    height = len(rows) * ROW
+    height = (len(rows) - 1) * ROW + _TOTAL
     return "".join(parts), height
 
 

@@ -3,27 +3,34 @@
 #include "cg_requant.h"
 #include "cgate.h"
 
-enum { LANES = 4, MAX_RUN = 65536 };
+enum { LANES = 4 };
 
-/* Adds a run of at most MAX_RUN taps to the sums of LANES output channels, which share the input.
- * So many products of 8 and 9 bits fit int32; the sums themselves are unsigned, because they may
- * wrap. */
+/* An input less its zero point. 16 bits are enough, and let hosts multiply eight at a time; a
+ * Cortex-M would extend them again. */
+#if defined(__ARM_ARCH_PROFILE) && __ARM_ARCH_PROFILE == 'M'
+typedef int32_t centred;
+#else
+typedef int16_t centred;
+#endif
+
+/* Adds a run of taps to the sums of LANES output channels, which share the input. The sums are
+ * unsigned, because they may wrap. */
 static void sum_row(uint32_t acc[LANES], const int8_t *const weight[LANES], size_t at,
                     const int8_t *in, int run, int32_t zero) {
     const int8_t *const w0 = weight[0] + at, *const w1 = weight[1] + at;
     const int8_t *const w2 = weight[2] + at, *const w3 = weight[3] + at;
-    int32_t a0 = 0, a1 = 0, a2 = 0, a3 = 0;
+    uint32_t a0 = acc[0], a1 = acc[1], a2 = acc[2], a3 = acc[3];
     for (int i = 0; i < run; i++) {
-        const int16_t value = (int16_t)(in[i] - zero);
-        a0 += w0[i] * value;
-        a1 += w1[i] * value;
-        a2 += w2[i] * value;
-        a3 += w3[i] * value;
+        const centred value = (centred)(in[i] - zero);
+        a0 += (uint32_t)(w0[i] * value);
+        a1 += (uint32_t)(w1[i] * value);
+        a2 += (uint32_t)(w2[i] * value);
+        a3 += (uint32_t)(w3[i] * value);
     }
-    acc[0] += (uint32_t)a0;
-    acc[1] += (uint32_t)a1;
-    acc[2] += (uint32_t)a2;
-    acc[3] += (uint32_t)a3;
+    acc[0] = a0;
+    acc[1] = a1;
+    acc[2] = a2;
+    acc[3] = a3;
 }
 
 cg_status cg_conv2d_s8__ref(const cg_conv2d_s8 *parameters, const int8_t *input, int8_t *output,
@@ -62,10 +69,7 @@ cg_status cg_conv2d_s8__ref(const cg_conv2d_s8 *parameters, const int8_t *input,
                     const size_t row = (size_t)(top + ky) * in_row;
                     const int8_t *const in = input + row + (size_t)((left + kx_first) * channels);
                     const size_t at = (size_t)ky * kernel_row + (size_t)(kx_first * channels);
-                    for (int i = 0; i < run; i += MAX_RUN) {
-                        const int taps = run - i < MAX_RUN ? run - i : MAX_RUN;
-                        sum_row(acc, weight, at + (size_t)i, in + i, taps, zero);
-                    }
+                    sum_row(acc, weight, at, in, run, zero);
                 }
                 for (int lane = 0; lane < LANES && o + lane < p->out_channels; lane++) {
                     const int32_t scaled =

@@ -151,13 +151,18 @@ def test_figures_are_those_of_the_trace(bundle: Path) -> None:
         assert row["cost_mean"] == pytest.approx(sum(mine) / len(mine))
 
 
-def test_accounts_and_verdict_are_those_of_the_measurement(bundle: Path) -> None:
+def measured_on_a_board(bundle: Path) -> dict[str, Any]:
+    """What `cgate measure --as-board` makes of the runs, with energy and a battery."""
     runs = {gates: make_trace(bundle, gates, count) for gates, count in RUNS.items()}
-    plan = load_bundle(bundle).plan
-    found = measurement(
-        bundle, plan, runs["learned"], runs["open"], runs["shut"], runs["majority"],
+    return measurement(
+        bundle, load_bundle(bundle).plan,
+        runs["learned"], runs["open"], runs["shut"], runs["majority"],
         as_board=find_target("nucleo-l4r5zi"), per_second=1, battery=(220, 3.0),
     )  # fmt: skip
+
+
+def test_accounts_and_verdict_are_those_of_the_measurement(bundle: Path) -> None:
+    found = measured_on_a_board(bundle)
     without = write_report(bundle)
     assert without["board"]["name"] == "mps2-an386" and without["duty"] is None
     write_json(bundle / "measure.json", found)
@@ -432,6 +437,7 @@ def test_the_page_in_a_browser(bundle: Path, tmp_path: Path) -> None:
     """Phone and desk, light and dark: no overflow, no complaint, nothing fetched, readable."""
     folder = tmp_path / "host"
     folder.mkdir()
+    write_json(bundle / "measure.json", measured_on_a_board(bundle))
     write_report(bundle)
     (bundle / "report.html").rename(folder / "counted.html")
     counted = make_trace(bundle, "learned", 9)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from c_programs import INCLUDES, PORT, STRICT
+from c_programs import INCLUDES, PORT, STRICT, compile_target
 from cgate.core.targets import Target, all_targets, find_target
 from cgate.host_tools.build import build, target_link_flags, uart_flags
 from cgate.host_tools.toolchain import ARM_GCC, QEMU, find
@@ -80,3 +80,22 @@ def test_start_up_and_edges_as_the_chip_sees_them(tmp_path: Path) -> None:
     # The PLL is asked for, and as it does not come, the 16 MHz oscillator stays.
     assert any(name == "RCC" and offset == 0 and value >> 24 & 1 for name, offset, value in writes)
     assert [value for name, offset, value in writes if name == "RCC" and offset == 8][-1] == 0
+
+
+@pytest.mark.qemu
+def test_the_cycle_counter_is_unlocked_before_it_is_started(tmp_path: Path) -> None:
+    """A Cortex-M7's DWT takes writes only then. QEMU has none, but logs every access to it."""
+    needs_qemu()
+    (tmp_path / "main.c").write_text(
+        '#include "cg_port.h"\nint main(void) {\n'
+        "    uint32_t cycles;\n    return cg_port_cycles(&cycles);\n}\n"
+    )
+    program = compile_target("counter", "cortex-m7", [tmp_path / "main.c"])
+    command: list[str | Path] = [find(QEMU), "-M", find_target("cortex-m7").qemu_machine]
+    command += ["-nographic", "-semihosting-config", "enable=on,target=native"]
+    command += ["-kernel", program, "-d", "unimp,guest_errors", "-D", tmp_path / "log"]
+    # It ends by itself with 0: no counter.
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    log = (tmp_path / "log").read_text()
+    written = re.findall(r"Write of unassigned area of PPB: offset (0x1\w+)", log)
+    assert written == ["0x1fb0", "0x1000"]

@@ -14,7 +14,7 @@ from serial.tools.list_ports_common import ListPortInfo
 
 from cgate.core.errors import EXIT_TARGET_FAILED, EXIT_TOOL_MISSING, CgateError
 from cgate.core.progress import Silent
-from cgate.core.targets import find_target
+from cgate.core.targets import all_targets, find_target
 from cgate.export.bundle import export_checkpoint
 from cgate.host_tools.build import Build, build
 from cgate.host_tools.cli import main
@@ -193,6 +193,25 @@ def test_flash_commands_run(
     (tmp_path / f"{tool}.code").write_text("1")
     with pytest.raises(CgateError, match="failed with exit code 1"):
         run_flash(command)
+
+
+def test_openocd_is_given_the_probe_too(tmp_path: Path) -> None:
+    for target in all_targets():
+        if target.board:
+            files = flash_command(target, tmp_path / "p.elf", "openocd")[1:-2]
+            assert files[::2] == ["-f"] * (len(files) // 2)
+            # A chip's file alone names no probe; a board's does.
+            assert any(name.startswith(("board/", "interface/")) for name in files[1::2])
+
+
+def test_probe_rs_that_cannot_reset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written but not started: the old program would go on running."""
+    stand_in = tmp_path / "probe-rs"
+    stand_in.write_text('#!/bin/sh\ntest "$1" != reset\n')
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    with pytest.raises(CgateError, match="probe-rs reset --chip STM32L4R5ZITx failed"):
+        run_flash(flash_command(L4, tmp_path / "p.elf"))
 
 
 def test_flash_without_a_tool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

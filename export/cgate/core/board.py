@@ -24,7 +24,7 @@ class Board:
         usb: "vid:pid" of the board's serial port, in hexadecimal; empty if it has none.
         pyocd: the chip's name for pyocd.
         probe_rs: the chip's name for probe-rs.
-        openocd: OpenOCD's configuration file.
+        openocd: OpenOCD's configuration files (0.12 and later), separated by spaces.
         renode: the platform description that Renode ships, or empty.
         renode_uart: the UART's name in it.
     """

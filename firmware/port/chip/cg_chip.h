@@ -22,7 +22,8 @@ void cg_chip_pulse(int high);
 
 #define CG_REG(address) (*(volatile uint32_t *)(address))
 
-/* Tries of a wait loop. A PLL locks within 0.5 ms, 8,000 cycles of the fastest reset clock. */
+/* Tries of a wait loop. What is waited for takes 0.5 ms at most, 32,000 cycles of the fastest clock
+ * after reset (64 MHz), and a try takes several. */
 #define CG_CHIP_TRIES 100000
 
 /* Whether (reg & mask) == value comes true in time. */

@@ -12,7 +12,7 @@
 #define UART_PSELTXD CG_REG(CG_UART_BASE + 0x50c)
 #define UART_PSELRXD CG_REG(CG_UART_BASE + 0x514)
 
-enum { PIN_OUTPUT = 3, PIN_INPUT = 0 };
+enum { PIN_OUTPUT = 3, PIN_INPUT_PULL_UP = 0xc };
 
 static void output(uint32_t pin) {
     GPIO_OUTSET(pin) = UINT32_C(1) << pin % 32;
@@ -27,7 +27,7 @@ cg_clocks cg_chip_open(void) {
     NVMC_ICACHECNF = 1;
     output(CG_PIN_PULSE);
     output(CG_PIN_TX);
-    GPIO_PIN_CNF(CG_PIN_RX) = PIN_INPUT;
+    GPIO_PIN_CNF(CG_PIN_RX) = PIN_INPUT_PULL_UP; /* an open line must not look like requests */
     UART_PSELTXD = CG_PIN_TX;
     UART_PSELRXD = CG_PIN_RX;
     return (cg_clocks){CG_CLOCK_HZ, CG_CLOCK_HZ};

@@ -27,7 +27,8 @@
 #define APB1_PWR (UINT32_C(1) << 28)
 #define APB1_USART2 (UINT32_C(1) << 17)
 #define APB2_USART1 (UINT32_C(1) << 4)
-#define PWR_VOS_HIGHEST (UINT32_C(3) << 14)
+/* F405 and F407 have one bit of it; the other one is reserved there. */
+#define PWR_VOS_HIGHEST ((CG_CLOCK_HZ > 168000000 ? UINT32_C(3) : UINT32_C(1)) << 14)
 #define PWR_OVERDRIVE (UINT32_C(1) << 16)
 #define PWR_OVERDRIVE_SWITCH (UINT32_C(1) << 17)
 #define ACR_5_WAITS_PREFETCH_CACHES (UINT32_C(5) | UINT32_C(7) << 8)

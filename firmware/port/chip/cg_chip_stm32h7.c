@@ -21,6 +21,8 @@
 #define PWR_CR3 CG_REG(0x5802480c)
 #define PWR_D3CR CG_REG(0x58024818)
 #define FLASH_ACR CG_REG(0x52002000)
+#define DBGMCU_IDCODE CG_REG(0x5c001000)
+#define AXI_TARG7_FN_MOD CG_REG(0x51008108) /* how the bus matrix reads the AXI SRAM */
 #define SCB_CCR CG_REG(0xe000ed14)
 #define SCB_CCSIDR CG_REG(0xe000ed80)
 #define SCB_CSSELR CG_REG(0xe000ed84)
@@ -45,16 +47,27 @@
 #define PWR_SUPPLY_LDO UINT32_C(2)
 #define PWR_VOS_READY (UINT32_C(1) << 13)
 #define PWR_VOS1 (UINT32_C(3) << 14)
+#define REVISION_B (UINT32_C(0x2000) << 16)
+#define READ_ISS_OVERRIDE UINT32_C(1)
 #define ACR_2_WAITS (UINT32_C(2) | UINT32_C(2) << 4)
 #define CCR_DCACHE (UINT32_C(1) << 16)
 #define CCR_ICACHE (UINT32_C(1) << 17)
 
 enum { HSI_HZ = 64000000 };
 
+/* ES0392 2.2.9: up to revision Y reads of the AXI SRAM, which is all of the RAM here, may return
+ * wrong data unless it serves them one at a time. An unreadable revision (0) counts as old. */
+static void read_ram_safely(void) {
+    if (DBGMCU_IDCODE < REVISION_B) {
+        AXI_TARG7_FN_MOD = READ_ISS_OVERRIDE;
+    }
+}
+
 /* The caches hold noise after reset. */
 static void start_caches(void) {
     SCB_ICIALLU = 0;
     SCB_CSSELR = 0;
+    __asm volatile("dsb" ::: "memory"); /* before what it selects is read */
     const uint32_t sets = (SCB_CCSIDR >> 13 & 0x7fff) + 1, ways = (SCB_CCSIDR >> 3 & 0x3ff) + 1;
     for (uint32_t set = 0; set < sets; set++) {
         for (uint32_t way = 0; way < ways; way++) {
@@ -92,6 +105,7 @@ static int start_pll(void) {
 }
 
 cg_clocks cg_chip_open(void) {
+    read_ram_safely();
     RCC_AHB4ENR |= CG_GPIO_PORTS;
     RCC_APB1LENR |= APB1_USART3;
     (void)RCC_APB1LENR;

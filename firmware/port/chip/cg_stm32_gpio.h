@@ -6,7 +6,7 @@
 
 #define CG_GPIO(pin, offset) CG_REG(CG_GPIO_BASE + (pin) / 32 * 0x400 + (offset))
 
-enum { GPIO_MODER = 0x00, GPIO_BSRR = 0x18, GPIO_AFRL = 0x20 };
+enum { GPIO_MODER = 0x00, GPIO_PUPDR = 0x0c, GPIO_BSRR = 0x18, GPIO_AFRL = 0x20 };
 enum { GPIO_OUTPUT = 1, GPIO_ALTERNATE = 2 };
 
 /* Bits of an enable register with a bit per port, for the ports of all pins that are used. */
@@ -17,6 +17,12 @@ enum { GPIO_OUTPUT = 1, GPIO_ALTERNATE = 2 };
 static inline void cg_gpio_mode(uint32_t pin, uint32_t mode) {
     const uint32_t shift = pin % 32 * 2;
     cg_chip_set(&CG_GPIO(pin, GPIO_MODER), UINT32_C(3) << shift, mode << shift);
+}
+
+/* Holds an input high while nothing drives it. */
+static inline void cg_gpio_pull_up(uint32_t pin) {
+    const uint32_t shift = pin % 32 * 2;
+    cg_chip_set(&CG_GPIO(pin, GPIO_PUPDR), UINT32_C(3) << shift, UINT32_C(1) << shift);
 }
 
 static inline void cg_gpio_function(uint32_t pin, uint32_t function) {
@@ -33,6 +39,7 @@ static inline void cg_gpio_write(uint32_t pin, int high) {
 /* The board's pins; their ports must have a clock. */
 static inline void cg_gpio_open(void) {
     cg_gpio_function(CG_PIN_TX, CG_PIN_FUNCTION);
+    cg_gpio_pull_up(CG_PIN_RX); /* an open line must not look like requests */
     cg_gpio_function(CG_PIN_RX, CG_PIN_FUNCTION);
     cg_gpio_write(CG_PIN_PULSE, 1);
     cg_gpio_mode(CG_PIN_PULSE, GPIO_OUTPUT);

@@ -26,8 +26,9 @@ class Flasher:
 
 
 def _openocd(board: Board, program: Path) -> list[str]:
+    files = [word for name in board.openocd.split() for word in ("-f", name)]
     # Tcl reads the braces as quotes; the path may hold spaces.
-    return ["openocd", "-f", board.openocd, "-c", f"program {{{program}}} verify reset exit"]
+    return ["openocd", *files, "-c", f"program {{{program}}} verify reset exit"]
 
 
 FLASHERS = (
@@ -78,20 +79,30 @@ def run_flash(command: list[str]) -> None:
         raise CgateError(
             f"{name} is needed to flash a board, and is not installed", others, EXIT_TOOL_MISSING
         )
+    _run_tool(command)
+    if name == "probe-rs":
+        _run_tool(["probe-rs", "reset", "--chip", command[3]])
+
+
+def _run_tool(command: list[str]) -> None:
+    name = command[0]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired as error:
         raise CgateError(
-            f"{name} did not end within {TIMEOUT_S} s", "unplug the board", EXIT_TARGET_FAILED
+            f"{name} did not end within {TIMEOUT_S} s",
+            "unplug the board, plug it in again, and run the command again",
+            EXIT_TARGET_FAILED,
         ) from error
     if done.returncode != 0:
         said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-8:])
+        hint = "see that the board is connected and that you may use USB devices"
+        if name == "pyocd":
+            hint += f"; if pyocd does not know the chip, `pyocd pack install {command[3]}`"
         raise CgateError(
             f"{shlex.join(command)} failed with exit code {done.returncode}:\n{said}",
-            "see that the board is connected and that you may use USB devices",
+            hint,
             EXIT_TARGET_FAILED,
         )
-    if name == "probe-rs":
-        subprocess.run(["probe-rs", "reset", "--chip", command[3]], timeout=TIMEOUT_S, check=False)

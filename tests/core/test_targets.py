@@ -1,5 +1,6 @@
 """Target tables: complete, found by any spelling, and clear about what is wrong in one."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,9 @@ def test_memories_are_aligned_and_do_not_overlap() -> None:
         flash, ram = target.flash, target.ram
         assert flash.size > 0 and ram.size > 0
         assert flash.origin % 1024 == 0 and ram.origin % 1024 == 0
-        assert flash.origin + flash.size <= ram.origin or ram.origin + ram.size <= flash.origin
+        regions = [flash, ram, *([target.code_ram] if target.code_ram else [])]
+        for a, b in itertools.combinations(regions, 2):
+            assert a.origin + a.size <= b.origin or b.origin + b.size <= a.origin
 
 
 @given(st.sampled_from([n for t in all_targets() for n in (t.name, *t.aliases)]), st.data())

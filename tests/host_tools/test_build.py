@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,6 +119,27 @@ def test_the_overflow_is_exact(tmp_path: Path) -> None:
     assert exact.ram == small + room
     with pytest.raises(CgateError, match=r"ram of 128\.0 kB overflows by \d+ bytes"):
         build(write_bundle(tmp_path / "over", arena=256 + room + 16), NETDUINO)
+
+
+def test_code_that_runs_from_ram_lies_there_and_is_loaded_from_flash(bundle: Path) -> None:
+    needs(toolchain.ARM_GCC)
+    target = find_target("nucleo-l4r5zi")
+    built = build(bundle, target)
+    assert target.code_ram is not None
+    listing = subprocess.run(
+        ["arm-none-eabi-nm", built.program], capture_output=True, text=True, check=True
+    )
+    places = {name: int(at, 16) for at, _, name in map(str.split, listing.stdout.splitlines())}
+    for name in ("main", "tiny_run", "cg_conv2d_s8__ref"):
+        assert 0 <= places[name] - target.code_ram.origin < target.code_ram.size
+    for name in ("cg_reset", "cg_code_load"):
+        assert 0 <= places[name] - target.flash.origin < target.flash.size
+    assert places["cg_code_start"] == target.code_ram.origin
+    assert built.flash is not None
+    assert built.flash >= places["cg_code_end"] - places["cg_code_start"]
+    tight = replace(target, code_ram=replace(target.code_ram, size=1024))
+    with pytest.raises(CgateError, match=r"code of 1\.0 kB overflows by .* which runs from RAM"):
+        build(bundle, tight)
 
 
 def test_nothing_fits_nowhere(tmp_path: Path) -> None:

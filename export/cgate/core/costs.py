@@ -403,6 +403,7 @@ def cost_table(target: Target) -> CostTable:
     same.sort(
         key=lambda other: (
             other.flash_access != target.flash_access,
+            (other.code_ram is None) != (target.code_ram is None),
             (other.flash_access is not None) != waits,
         )
     )

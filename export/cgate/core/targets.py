@@ -30,6 +30,9 @@ CORE_FLAGS: dict[str, tuple[str, ...]] = {
 # Cores with the DSP extension: GCC defines __ARM_FEATURE_DSP for them.
 DSP_CORES = ("cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55")
 
+STAND_IN_CODE = 1 << 20
+"""Bytes of RAM for the code of a program that runs from RAM on the board that is stood in for."""
+
 UARTS = ("cmsdk", "stm32", "stm32v2", "nrf52")
 
 
@@ -78,6 +81,8 @@ class Target:
         board: chip, pins and tools of a real board; None for Arm's FPGA images.
         energy: the energy model; None where no published run calibrates one.
         flash_access: how long reading the flash takes; None if as long as reading RAM.
+        code_ram: where start-up copies the code to, a RAM on the instruction bus; None where code
+            runs from flash.
     """
 
     name: str
@@ -94,6 +99,7 @@ class Target:
     board: Board | None
     energy: Energy | None
     flash_access: FlashAccess | None = None
+    code_ram: Region | None = None
 
     @property
     def chip(self) -> str:
@@ -151,7 +157,9 @@ def _read(path: Path) -> Target:
     for key, kind in _FIELDS.items():
         if not isinstance(table.get(key), kind):
             raise broken(f"{key!r} must be given, as {kind.__name__}")
-    unknown = sorted(table.keys() - _FIELDS.keys() - {"board", "energy", "flash_access"})
+    unknown = sorted(
+        table.keys() - _FIELDS.keys() - {"board", "energy", "flash_access", "code_ram"}
+    )
     if unknown:
         near = difflib.get_close_matches(unknown[0], _FIELDS, 1)
         raise broken(
@@ -168,9 +176,13 @@ def _read(path: Path) -> Target:
     except ValueError as error:
         raise broken(str(error)) from error
     regions = {}
-    for key in ("flash", "ram"):
+    for key in ("flash", "ram", *(("code_ram",) if "code_ram" in table else ())):
         region = table[key]
-        if set(region) != {"origin", "size"} or not all(type(n) is int for n in region.values()):
+        if (
+            not isinstance(region, dict)
+            or set(region) != {"origin", "size"}
+            or not all(type(n) is int for n in region.values())
+        ):
             raise broken(f"{key!r} must be {{ origin = .., size = .. }}")
         regions[key] = Region(region["origin"], region["size"])
     return Target(
@@ -188,6 +200,7 @@ def _read(path: Path) -> Target:
         board,
         energy,
         access,
+        regions.get("code_ram"),
     )
 
 
@@ -226,7 +239,13 @@ def stand_in(target: Target) -> Target:
 
     The target's flash is modelled in it; its own flash can be written, as QEMU emulates it.
     """
-    return replace(find_target(target.core), flash_access=target.flash_access)
+    machine = replace(find_target(target.core), flash_access=target.flash_access)
+    if target.code_ram is None:
+        return machine
+    # Room for any program, at the end of its RAM.
+    rest = machine.ram.size - STAND_IN_CODE
+    code = Region(machine.ram.origin + rest, STAND_IN_CODE)
+    return replace(machine, ram=replace(machine.ram, size=rest), code_ram=code)
 
 
 def emulated(target: Target) -> Target:

@@ -6,7 +6,10 @@
 #include <string.h>
 
 extern uint32_t cg_stack_limit[], cg_stack_top[], cg_data_load[], cg_data_start[], cg_data_end[],
-    cg_bss_start[], cg_bss_end[];
+    cg_bss_start[], cg_bss_end[], cg_code_load[], cg_code_start[], cg_code_end[];
+
+/* Stays in flash where the rest of the code runs from RAM. */
+#define BEFORE_COPY __attribute__((section(".text.before_copy"), noinline))
 
 int main(void);
 _Noreturn void cg_reset(void);
@@ -34,12 +37,23 @@ __attribute__((section(".vectors"), used)) static const vectors table = {
 /* Stack words that nobody has written keep this value. */
 #define PAINT UINT32_C(0xc6a7e5a1)
 
-static void paint_stack(void) {
+BEFORE_COPY static void paint_stack(void) {
     const uint32_t *const here = __builtin_frame_address(0);
     /* Volatile, or this would become a call of memset, whose frame lies in what is painted. */
     for (volatile uint32_t *word = cg_stack_limit; word < here - 16; word++) {
         *word = PAINT;
     }
+}
+
+/* Volatile here too: memcpy may be among what is copied. Code that runs from flash stays there. */
+BEFORE_COPY static void copy(uint32_t *to, const uint32_t *end, const uint32_t *from) {
+    if (to == from) {
+        return;
+    }
+    for (volatile uint32_t *word = to; word < end; word++) {
+        *word = *from++;
+    }
+    __asm volatile("dsb\n\tisb" ::: "memory");
 }
 
 static uint32_t stack_peak(void) {
@@ -50,7 +64,7 @@ static uint32_t stack_peak(void) {
     return (uint32_t)((const char *)cg_stack_top - (const char *)word);
 }
 
-_Noreturn void cg_reset(void) {
+BEFORE_COPY _Noreturn void cg_reset(void) {
 #if defined(__ARM_FP) || defined(__ARM_FEATURE_MVE)
     CPACR |= CPACR_CP10_CP11_FULL;
     __asm volatile("dsb\n\tisb" ::: "memory");
@@ -61,7 +75,8 @@ _Noreturn void cg_reset(void) {
     /* Without this every fault would arrive as a HardFault. */
     SHCSR |= SHCSR_FAULTS;
     paint_stack();
-    memcpy(cg_data_start, cg_data_load, (size_t)((char *)cg_data_end - (char *)cg_data_start));
+    copy(cg_code_start, cg_code_end, cg_code_load);
+    copy(cg_data_start, cg_data_end, cg_data_load);
     memset(cg_bss_start, 0, (size_t)((char *)cg_bss_end - (char *)cg_bss_start));
     const int code = main();
     cg_put_value("cgate stack: ", stack_peak());

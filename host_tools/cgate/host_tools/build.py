@@ -191,11 +191,16 @@ def target_link_flags(target: Target) -> tuple[str, ...]:
         "CG_RAM_SIZE": target.ram.size,
         "CG_STACK_SIZE": STACK_SIZE,
     }
+    if target.code_ram is not None:
+        numbers |= {"CG_CODE_ORIGIN": target.code_ram.origin, "CG_CODE_SIZE": target.code_ram.size}
+    scripts = firmware_folder() / "port" / "cortex_m"
+    place = "code_in_flash" if target.code_ram is None else "code_in_ram"
     # The script must come after the symbols that it uses.
     return (
         *ARM_LINK_FLAGS,
         *(f"-Wl,--defsym={name}={number:#x}" for name, number in numbers.items()),
-        f"-Wl,-T,{firmware_folder() / 'port' / 'cortex_m' / 'cg_target.ld'}",
+        f"-Wl,-L,{scripts / place}",
+        f"-Wl,-T,{scripts / 'cg_target.ld'}",
     )
 
 
@@ -332,6 +337,11 @@ def _too_big(target: Target, overflows: Mapping[str, int], objects: Sequence[Pat
             f"arena, input and output {size_text(variables)}, stack {size_text(STACK_SIZE)}",
         ),
     }
+    if target.code_ram is not None:
+        what["code"] = (
+            target.code_ram.size,
+            f"code {size_text(used.get('.text', 0))}, which runs from RAM",
+        )
     lines = [
         f"the program does not fit {target.name}: {region} of {size_text(what[region][0])} "
         f"overflows by {size} bytes ({what[region][1]})"
@@ -475,7 +485,7 @@ def _make(
         flash = ram = stack = None
         if target is not None:
             sizes = _sections([new / name])
-            flash = sizes[".text"] + sizes[".data"]
+            flash = sizes[".text"] + sizes[".code"] + sizes[".data"]
             ram = sizes[".stack"] + sizes[".data"] + sizes[".bss"]
             stack = stack_bound(read_call_graph(objects_folder.glob("*.ci")), "cg_reset")
             if stack > STACK_SIZE:

@@ -20,6 +20,7 @@ def _value(target: Target) -> dict[str, object]:
         "clock_hz": target.clock_hz,
         "flash": {"origin": target.flash.origin, "size": target.flash.size},
         "ram": {"origin": target.ram.origin, "size": target.ram.size},
+        "code_ram": asdict(target.code_ram) if target.code_ram else None,
         "qemu_machine": target.qemu_machine or None,
         "board": asdict(target.board) if target.board else None,
         "verified": target.verified,

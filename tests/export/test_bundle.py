@@ -167,8 +167,9 @@ def test_damaged_checkpoints_are_refused(checkpoint: Checkpoint, tmp_path: Path)
     }
     for title, (name, data, message) in cases.items():
         folder = damaged(checkpoint, tmp_path / title, name, data)
-        with pytest.raises(CgateError, match=message):
+        with pytest.raises(CgateError, match=message) as caught:
             export_checkpoint(folder, tmp_path / "out", M4)
+        assert caught.value.hint
         assert not (tmp_path / "out").exists()
 
 
@@ -192,8 +193,9 @@ def test_a_corrupt_bundle_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> 
         ("name", 3, "name should be str"),
     ):
         write_json(out / "plan.json", {**plan, key: value})
-        with pytest.raises(CgateError, match=message):
+        with pytest.raises(CgateError, match=message) as caught:
             load_bundle(out)
+        assert caught.value.hint == "export the checkpoint again"
     write_json(out / "plan.json", plan)
     archive = (out / "weights.npz").read_bytes()
     for data in (b"", b"PK", archive[:-100], archive[:200] + b"\xff" * 50 + archive[250:]):

@@ -1,6 +1,7 @@
 """`cgate power`: the whole way, with a chip in QEMU as the board and a simulated meter."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,15 @@ def test_the_board_holds_another_program(bundle: Path, tmp_path: Path) -> None:
             board.run()
         board.close()
     assert caught.value.code == EXIT_TARGET_FAILED and "mlperf-energy" in caught.value.hint
+
+
+def test_the_board_is_unplugged(tmp_path: Path) -> None:
+    """A cable that is pulled is the target's failure, not a defect of cgate."""
+    far, near = os.openpty()
+    board = Dut(os.ttyname(near), 3)
+    os.close(near)
+    os.close(far)
+    with pytest.raises(CgateError, match="the board has gone") as caught:
+        board.run()
+    board.close()
+    assert caught.value.code == EXIT_TARGET_FAILED and "connect it again" in caught.value.hint

@@ -105,3 +105,15 @@ def test_command(
     for wrong in ("0.4,x", "0,0.5", "1"):
         assert main([*words, "--thresholds", wrong]) == 2
     assert main([*words[:-1], "--thresholds", "0.5"]) == 2
+
+
+def test_a_network_beyond_half_a_megabyte(tmp_path: Path) -> None:
+    """The curve needs a program of this computer only; no board's memory limits it."""
+    needs_host()
+    wide = small_network(width=40)
+    big = write_checkpoint(tmp_path / "checkpoint", wide, images=4)
+    assert sum(weight.size for weight in load_checkpoint(big.folder).weights.values()) > 1 << 19
+    images = random_images(wide, 1, 0)
+    one = Inputs("random", "validation", np.arange(1), images, np.zeros(1, np.int64), 1)
+    value = sweep(big.folder, one, thresholds=(0.45,), jobs=1)
+    assert len(value["points"]) == 1

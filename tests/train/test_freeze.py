@@ -61,6 +61,21 @@ def test_a_frozen_network_answers_as_the_gated_one_does(opened: str) -> None:
     assert sum(cost for name, cost in executed.bodies.items() if name not in shut) == bodies
 
 
+def test_a_shut_block_that_ends_at_six_stays() -> None:
+    """Its ReLU6 cuts what comes in above 6, also when its body does not run."""
+    blocks = tuple(replace(block, relu6=block.name == "b") for block in network().blocks)
+    gated = GatedResNet(replace(network(), blocks=blocks)).eval()
+    decisions = dict.fromkeys("abcd", False)
+    static = GatedResNet(frozen_network(gated.network, decisions)).eval()
+    assert [block.name for block in static.network.blocks] == ["b", "c"]
+    static.load_state_dict(frozen_weights(gated.network, static.network, gated.state_dict()))
+    for model in (gated, static):
+        model.stem.bn.weight.data.fill_(100)
+    pixels = torch.randint(0, 256, (4, 8, 8, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        assert torch.equal(gated(pixels, fixed(decisions)).logits, static(pixels).logits)
+
+
 def test_freezing_a_checkpoint(trained: Path, tmp_path: Path) -> None:
     card = freeze(trained, tmp_path / "static")
     before = load_checkpoint(trained).card

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from cgate.core.errors import CgateError
+from cgate.core.errors import CgateError, hinted
 from cgate.core.files import read_json, sha256
 from cgate.core.histogram import Histogram, histogram_from_json
 from cgate.core.network import Block, Conv, Network, network_from_json
@@ -204,6 +204,11 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         CgateError: a file is missing, truncated, foreign or does not match the network.
     """
+    with hinted("copy the checkpoint again, or train it again"):
+        return _load_checkpoint(folder)
+
+
+def _load_checkpoint(folder: Path) -> Checkpoint:
     card = read_card(folder)
     network = network_from_json(card["network"], f"{folder / CARD}: network")
     data = card.get("data", {})
@@ -244,8 +249,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     stored = read_json(
         folder / RANGES, "the file of activation ranges", f"cgate calibrate {folder}"
     )
-    ranges = _ranges(stored, str(folder / RANGES))
-    histograms = _histograms(stored.get("histograms", {}), str(folder / RANGES))
+    with hinted(f"cgate calibrate {folder}"):
+        ranges = _ranges(stored, str(folder / RANGES))
+        histograms = _histograms(stored.get("histograms", {}), str(folder / RANGES))
     files = b"".join(
         sha256((folder / name).read_bytes()).encode() for name in (CARD, WEIGHTS, RANGES)
     )

@@ -1,5 +1,8 @@
 """The one error a user can fix, and the exit codes that every command shares."""
 
+import contextlib
+from collections.abc import Iterator
+
 EXIT_OK = 0
 EXIT_CHECK_FAILED = 1  # bits differ, the model does not fit the target, a budget is missed
 EXIT_USAGE = 2  # bad usage or bad input
@@ -22,3 +25,17 @@ class CgateError(Exception):
         self.message = message
         self.hint = hint
         self.code = code
+
+
+@contextlib.contextmanager
+def hinted(hint: str) -> Iterator[None]:
+    """Give a CgateError from within that names no next step this one.
+
+    Raises:
+        CgateError: the same one.
+    """
+    try:
+        yield
+    except CgateError as error:
+        error.hint = error.hint or hint
+        raise

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from cgate.core.errors import CgateError
+from cgate.core.errors import CgateError, hinted
 from cgate.core.files import json_text, read_json, sha256
 from cgate.core.imported import imported_from_json, is_imported
 from cgate.core.network import network_from_json
@@ -238,6 +238,11 @@ def load_bundle(folder: Path) -> Bundle:
     Raises:
         CgateError: a file is missing, corrupt, or the two do not belong together.
     """
+    with hinted("export the checkpoint again"):
+        return _load_bundle(folder)
+
+
+def _load_bundle(folder: Path) -> Bundle:
     if not folder.is_dir():
         raise CgateError(
             f"there is no bundle folder {folder}",

@@ -248,6 +248,11 @@ def stand_in(target: Target) -> Target:
     return replace(machine, ram=replace(machine.ram, size=rest), code_ram=code)
 
 
+def roomiest() -> Target:
+    """The target with the most memory, for a plan of which only the integers count."""
+    return max(all_targets(), key=lambda each: (each.flash.size, each.ram.size))
+
+
 def emulated(target: Target) -> Target:
     """What runs under QEMU for `target`: itself, or where QEMU has no such board its stand-in."""
     return target if target.qemu_machine else stand_in(target)

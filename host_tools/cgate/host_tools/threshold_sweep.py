@@ -16,7 +16,7 @@ from cgate.core.errors import CgateError
 from cgate.core.files import write_json, write_text
 from cgate.core.plan import load_bundle
 from cgate.core.progress import Progress, Silent
-from cgate.core.targets import find_target
+from cgate.core.targets import roomiest
 from cgate.export.bundle import export_checkpoint
 from cgate.export.quantize import range_choice
 from cgate.export.reference import to_input
@@ -40,7 +40,7 @@ def _point(
     with tempfile.TemporaryDirectory(prefix="cgate-sweep-") as temporary:
         folder = Path(temporary) / "bundle"
         # The integers are the same on every target and with all kernels.
-        target = find_target("mps3-an547")
+        target = roomiest()
         export_checkpoint(
             checkpoint, folder, target, threshold=threshold, ranges=ranges, kernels="ref"
         )

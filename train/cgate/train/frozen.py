@@ -29,9 +29,10 @@ def _frozen(block: Block, opened: bool, positive: bool) -> Block | None:
     """
     if opened:
         return replace(block, gate=None)
-    if block.shortcut == "identity" and block.relu and positive and block.pool is None:
+    passes = block.relu and positive and not block.relu6  # its ReLU changes nothing
+    if block.shortcut == "identity" and passes and block.pool is None:
         return None
-    # What is left changes the shape or has no ReLU: a body that a static gate holds shut.
+    # What is left changes the shape or the values: a body that a static gate holds shut.
     return replace(block, gate=Gate("static"))
 
 
@@ -39,7 +40,7 @@ def frozen_network(network: Network, decisions: Mapping[str, bool]) -> Network:
     """`network` without gates.
 
     A block whose gate is shut disappears if its shortcut is the identity and its input is never
-    negative, so that the ReLU behind it does nothing either. Other shut blocks keep a static gate,
+    negative, so that the ReLU behind it (a ReLU6 may cut) does nothing either. Other shut blocks keep a static gate,
     which costs nothing. An exit behind a block that disappears moves to the block before.
 
     Args:

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from cgate.core.checkpoint import Checkpoint
 from cgate.core.plan import Conv2d, Plan, Unit, Weights
-from cgate.core.targets import find_target
+from cgate.core.targets import roomiest
 from cgate.export import reference
 from cgate.export.lower import lower
 from cgate.export.reference import Int8
@@ -74,7 +74,7 @@ def deploy(checkpoint: Checkpoint, model: GatedResNet, ranges: str) -> tuple[Pla
     arrays = {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
     exits = tuple(replace(each, margin=None) for each in model.network.exits)
     current = replace(checkpoint, weights=arrays, network=replace(model.network, exits=exits))
-    return lower(current, find_target("mps3-an547"), ranges=ranges, kernels="ref")
+    return lower(current, roomiest(), ranges=ranges, kernels="ref")
 
 
 def run(plan: Plan, weights: Weights, pixels: Tensor) -> Deployed:

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import termios
 import time
+from collections.abc import Iterator
 
 from cgate.core.errors import EXIT_TARGET_FAILED, CgateError
 from cgate.host_tools.build import ENERGY_BAUD
+from cgate.host_tools.meters.samples import gone
 from cgate.host_tools.serial_link import open_port
 
 _CHUNK = 26
+
+
+@contextlib.contextmanager
+def _faults() -> Iterator[None]:
+    """What a serial port raises when its cable is pulled, as ours."""
+    try:
+        yield
+    except (OSError, TypeError, termios.error) as error:
+        raise gone("board", error) from error
 
 
 class Dut:
@@ -29,8 +42,12 @@ class Dut:
         """
         if not self._loaded:
             self._load()
-        self._link.reset_input_buffer()
-        self._link.write(f"infer {self.iterations} 0%".encode())
+        self._send(f"infer {self.iterations} 0")
+
+    def _send(self, command: str) -> None:
+        with _faults():
+            self._link.reset_input_buffer()
+            self._link.write(f"{command}%".encode())
 
     def _load(self) -> None:
         # A wrong size is answered by the right one. Three times, as MLPerf's runner does: the
@@ -50,10 +67,15 @@ class Dut:
         for start in range(0, size, _CHUNK):
             answer = self._ask(f"db {'80' * min(_CHUNK, size - start)}")
         self._loaded = "m-load-done" in answer
+        if not self._loaded:
+            raise CgateError(
+                f"the board did not take its input: it answers {answer.strip()!r}",
+                "reset the board and repeat the command; what was measured is kept",
+                EXIT_TARGET_FAILED,
+            )
 
     def _ask(self, command: str) -> str:
-        self._link.reset_input_buffer()
-        self._link.write(command.encode() + b"%")
+        self._send(command)
         return self.wait(self.timeout_s)
 
     def wait(self, timeout_s: float) -> str:
@@ -70,7 +92,8 @@ class Dut:
                     "flash the program: cgate flash BUNDLE --board NAME --app mlperf-energy",
                     EXIT_TARGET_FAILED,
                 )
-            data += self._link.read(1 << 12)
+            with _faults():
+                data += self._link.read(1 << 12)
             time.sleep(0.005)
         return data.decode("ascii", "replace")
 

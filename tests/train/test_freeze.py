@@ -70,7 +70,7 @@ def test_a_shut_block_that_ends_at_six_stays() -> None:
     assert [block.name for block in static.network.blocks] == ["b", "c"]
     static.load_state_dict(frozen_weights(gated.network, static.network, gated.state_dict()))
     for model in (gated, static):
-        model.stem.bn.weight.data.fill_(100)
+        model.get_parameter("stem.bn.weight").data.fill_(100)
     pixels = torch.randint(0, 256, (4, 8, 8, 3), dtype=torch.uint8)
     with torch.inference_mode():
         assert torch.equal(gated(pixels, fixed(decisions)).logits, static(pixels).logits)

@@ -40,8 +40,9 @@ def frozen_network(network: Network, decisions: Mapping[str, bool]) -> Network:
     """`network` without gates.
 
     A block whose gate is shut disappears if its shortcut is the identity and its input is never
-    negative, so that the ReLU behind it (a ReLU6 may cut) does nothing either. Other shut blocks keep a static gate,
-    which costs nothing. An exit behind a block that disappears moves to the block before.
+    negative, so that the ReLU behind it (not so a ReLU6) does nothing either. Other shut blocks
+    keep a static gate, which costs nothing. An exit behind a block that disappears moves to the
+    block before.
 
     Args:
         decisions: whether the gate is open, by block name, one entry per gated block.

@@ -39,7 +39,7 @@ typedef struct {
 } record;
 
 typedef struct {
-    uint8_t hint; /* the last byte of the instruction */
+    uint8_t hint; /* of HINT.W the last byte; of a short hint its number, 5 to 14 */
     counts tail;  /* of the block after this one, markers left out */
 } marker;
 
@@ -71,6 +71,8 @@ static counts executed; /* up to the last sum, and what is not in any block */
 static block *dirty;    /* entered since the last sum */
 static const block *previous;
 static unsigned group; /* id / 32, from the first instruction of a marker */
+/* A marker of short hints, as far as it has come: its first one, and digits to base 8. */
+static struct { unsigned kind, id, digits; } spelled;
 /* Open regions, outermost first. */
 static struct {
     unsigned id;
@@ -188,30 +190,55 @@ static void on_read(unsigned int cpu, qemu_plugin_meminfo_t info, uint64_t addre
     }
 }
 
+/* The two kinds of markers; numbers are those of the hints. */
+enum { SHORT_BEGIN = 5, SHORT_DIGIT = 7, SHORT_LAST = 14 };
+
 static void on_marker(unsigned int cpu, void *context) {
     (void)cpu;
     const marker *m = context;
-    const unsigned low = m->hint & 31;
-    if (m->hint >> 5 == 4) { /* 80..9f */
-        group = low;
-        return;
+    int begins;
+    unsigned id;
+    if (m->hint <= SHORT_LAST) {
+        if (m->hint < SHORT_DIGIT) {
+            spelled.kind = m->hint;
+            spelled.id = spelled.digits = 0;
+            return;
+        }
+        spelled.id = spelled.id * 8 + m->hint - SHORT_DIGIT;
+        if (++spelled.digits != 3) {
+            return;
+        }
+        begins = spelled.kind == SHORT_BEGIN;
+        id = spelled.id;
+    } else {
+        const unsigned low = m->hint & 31;
+        if (m->hint >> 5 == 4) { /* 80..9f */
+            group = low;
+            return;
+        }
+        begins = m->hint >> 5 == 5; /* a0..bf; c0..df end */
+        id = group * 32 + low;
     }
     const counts now = difference(sum_up(), &m->tail);
-    if (m->hint >> 5 == 5) { /* a0..bf */
-        begin((group * 32 + low) % REGIONS, &now);
-    } else { /* c0..df */
-        end((group * 32 + low) % REGIONS, &now);
+    if (begins) {
+        begin(id % REGIONS, &now);
+    } else {
+        end(id % REGIONS, &now);
     }
 }
 
 /*
- * The last byte of a marker instruction, or 0. Thumb: two little-endian halfwords. The size may be
+ * `hint` of a marker instruction, or 0. Thumb: two little-endian halfwords. The size may be
  * more than 4, because QEMU peeks at what follows the last instruction before the end of a page and
  * then reports those bytes too.
  */
 static uint8_t hint_of(const struct qemu_plugin_insn *instruction) {
     static const uint8_t hint[3] = {0xaf, 0xf3};
     const uint8_t *bytes = qemu_plugin_insn_data(instruction);
+    if (bytes[1] == 0xbf && (bytes[0] & 15) == 0) {
+        const uint8_t number = bytes[0] >> 4;
+        return number >= SHORT_BEGIN && number <= SHORT_LAST ? number : 0;
+    }
     if (qemu_plugin_insn_size(instruction) < 4 || memcmp(bytes, hint, 2) != 0 || bytes[3] != 0x80 ||
         bytes[2] < 0x80 || bytes[2] > 0xdf) {
         return 0;

@@ -41,6 +41,8 @@ def test_every_target_has_costs() -> None:
 def test_an_estimate_is_near_what_was_measured(name: str) -> None:
     """Each row within the range of the others, estimated from the others alone."""
     measured = table(name)
+    # Where there is nothing to choose from, only the total that export prints depends on it.
+    limit = 0.1 if all("__ref" in kernel for kernel in measured.rows) else MAX_ERROR[measured.unit]
     for kernel, rows in measured.rows.items():
         for shape, cost in rows.items():
             others = {key: value for key, value in rows.items() if key != shape}
@@ -49,7 +51,7 @@ def test_an_estimate_is_near_what_was_measured(name: str) -> None:
             ends = zip(fit.low, terms, fit.high, strict=True)
             if all(low <= term <= high for low, term, high in ends):
                 value = float(sum(f * t for f, t in zip(fit.factors, terms, strict=False)))
-                assert abs(value / cost - 1) < MAX_ERROR[measured.unit], (
+                assert abs(value / cost - 1) < limit, (
                     kernel,
                     shape,
                     cost,

@@ -12,7 +12,7 @@ from cgate.core.board import pin_number
 from cgate.core.errors import EXIT_USAGE, CgateError
 from cgate.core.targets import CORE_FLAGS, FOLDER, all_targets, find_target, parse_size, size_text
 
-CORES = ("cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55")
+CORES = ("cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55")
 
 
 def test_every_core_has_a_default_target() -> None:

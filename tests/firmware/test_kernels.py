@@ -411,7 +411,7 @@ def some_cases(count: int) -> list[Case]:
 
 
 @pytest.mark.qemu
-@pytest.mark.parametrize("target", ["cortex-m3", *DSP_TARGETS])
+@pytest.mark.parametrize("target", ["cortex-m0plus", "cortex-m3", *DSP_TARGETS])
 def test_kernels_equal_oracle_on_target(target: str, tmp_path: Path) -> None:
     needs_qemu()
     program = compile_target("harness", target, SOURCES)

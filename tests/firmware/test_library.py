@@ -44,7 +44,7 @@ def test_plugin_compiles_without_warnings(compiler: str, tmp_path: Path) -> None
     subprocess.run([*command(compiler), *STRICT, *flags, source], check=True)
 
 
-@pytest.mark.parametrize("core", ["cortex-m3", "cortex-m33", "cortex-m55"])
+@pytest.mark.parametrize("core", ["cortex-m0plus", "cortex-m3", "cortex-m33", "cortex-m55"])
 def test_ports_compile_without_warnings(core: str, tmp_path: Path) -> None:
     needs(ARM_GCC)
     folders = ("cortex_m", "uart", "chip")

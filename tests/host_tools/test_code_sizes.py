@@ -19,6 +19,7 @@ from tiny import needs_qemu
     ("target", "kernels", "kind", "exits"),
     [
         ("netduinoplus2", "auto", "cir-predicted", ("s1b0", "s2b0")),
+        ("cortex-m0plus", "auto", "anchor", ()),
         ("cortex-m3", "auto", "controller", ()),
         ("cortex-m55", "auto", "anchor", ()),
     ],

@@ -196,6 +196,15 @@ def test_an_undefined_instruction_and_a_stack_overflow(target: str, tmp_path: Pa
 
 
 @pytest.mark.qemu
+def test_cortex_m0plus_has_no_unaligned_accesses(tmp_path: Path) -> None:
+    """Nor has the larger core that QEMU runs its code on, which could do them."""
+    # Not in C: the compiler would take bytes for an address that it sees to be odd.
+    store = '__asm volatile("str r0, [%0]" : : "l"(0x20000001) : "memory");'
+    error = failing(tmp_path, store, "cortex-m0plus")
+    assert "HardFault in unit b0.body (2)" in error.message
+
+
+@pytest.mark.qemu
 def test_an_endless_loop_is_a_timeout_that_names_the_unit(tmp_path: Path) -> None:
     needs_qemu()
     bundle = write_bundle(tmp_path, inject="for (volatile int i = 0; i < 1;) {\n }")

@@ -19,6 +19,7 @@ FOLDER = Path(__file__).parent / "targets"
 
 # GCC flags per core. Soft float throughout: the library has no floating point.
 CORE_FLAGS: dict[str, tuple[str, ...]] = {
+    "cortex-m0plus": ("-mcpu=cortex-m0plus",),
     "cortex-m3": ("-mcpu=cortex-m3",),
     "cortex-m4": ("-mcpu=cortex-m4", "-mfloat-abi=soft"),
     "cortex-m7": ("-mcpu=cortex-m7", "-mfloat-abi=soft"),

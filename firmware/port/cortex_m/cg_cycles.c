@@ -10,6 +10,12 @@
 #define CTRL_COUNT UINT32_C(1)
 #define LAR_UNLOCK UINT32_C(0xc5acce55)
 
+#if defined(__ARM_ARCH_6M__)
+int cg_port_cycles(uint32_t *cycles) {
+    (void)cycles;
+    return 0;
+}
+#else
 int cg_port_cycles(uint32_t *cycles) {
     if ((DWT_CTRL & CTRL_COUNT) == 0) {
         DEMCR |= DEMCR_TRACE_ON;
@@ -23,3 +29,4 @@ int cg_port_cycles(uint32_t *cycles) {
     *cycles = DWT_CYCCNT;
     return 1;
 }
+#endif

@@ -11,10 +11,17 @@
 
 #include <stdint.h>
 
+#if defined(__ARM_ARCH_6M__) /* which has none */
+#define CFSR UINT32_C(0)
+#define HFSR UINT32_C(0)
+#define MMFAR UINT32_C(0)
+#define BFAR UINT32_C(0)
+#else
 #define CFSR (*(volatile uint32_t *)0xe000ed28)
 #define HFSR (*(volatile uint32_t *)0xe000ed2c)
 #define MMFAR (*(volatile uint32_t *)0xe000ed34)
 #define BFAR (*(volatile uint32_t *)0xe000ed38)
+#endif
 
 enum { FAULT_EXIT_CODE = 70 };
 
@@ -59,15 +66,18 @@ _Noreturn void cg_fault_report(const uint32_t *frame, const char *name) {
         __asm volatile("mrs r0, msp\n\t"                                                           \
                        "ldr r1, =cg_stack_limit\n\t"                                               \
                        "cmp r0, r1\n\t"                                                            \
-                       "it lo\n\t"                                                                 \
-                       "movlo r0, r1\n\t"                                                          \
-                       "ldmia r0, {r4-r11}\n\t"                                                    \
-                       "ldr r0, =cg_stack_top\n\t"                                                 \
-                       "mov sp, r0\n\t"                                                            \
-                       "push {r4-r11}\n\t"                                                         \
+                       "bhs 2f\n\t"                                                                \
+                       "mov r0, r1\n"                                                              \
+                       "2: ldr r1, =cg_stack_top\n\t"                                              \
+                       "mov r12, r1\n\t"                                                           \
+                       "ldmia r0!, {r4-r7}\n\t"                                                    \
+                       "ldmia r0, {r0-r3}\n\t"                                                     \
+                       "mov sp, r12\n\t"                                                           \
+                       "push {r0-r3}\n\t"                                                          \
+                       "push {r4-r7}\n\t"                                                          \
                        "mov r0, sp\n\t"                                                            \
                        "adr r1, 1f\n\t"                                                            \
-                       "b cg_fault_report\n\t"                                                     \
+                       "bl cg_fault_report\n\t"                                                    \
                        ".balign 4\n"                                                               \
                        "1: .asciz \"" name "\"\n\t"                                                \
                        ".balign 4\n\t"                                                             \

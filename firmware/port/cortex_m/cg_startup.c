@@ -1,4 +1,4 @@
-/* Vector table and reset for every Cortex-M from v7-M on. Nothing here needs a vendor header. */
+/* Vector table and reset for every Cortex-M. Nothing here needs a vendor header. */
 #include "cg_fault.h"
 #include "cg_port.h"
 
@@ -16,6 +16,8 @@ _Noreturn void cg_reset(void);
 
 #define CPACR (*(volatile uint32_t *)0xe000ed88)
 #define CPACR_CP10_CP11_FULL (UINT32_C(0xf) << 20)
+#define CCR (*(volatile uint32_t *)0xe000ed14)
+#define CCR_UNALIGN_TRP (UINT32_C(1) << 3)
 #define SHCSR (*(volatile uint32_t *)0xe000ed24)
 #define SHCSR_FAULTS (UINT32_C(0xf) << 16) /* memory, bus, usage; secure on v8-M */
 
@@ -72,8 +74,13 @@ BEFORE_COPY _Noreturn void cg_reset(void) {
 #if __ARM_ARCH >= 8
     __asm volatile("msr msplim, %0" ::"r"(cg_stack_limit));
 #endif
+#if defined(__ARM_ARCH_6M__)
+    /* Always set on v6-M; not so on the larger core that an emulator has in its place. */
+    CCR |= CCR_UNALIGN_TRP;
+#else
     /* Without this every fault would arrive as a HardFault. */
     SHCSR |= SHCSR_FAULTS;
+#endif
     paint_stack();
     copy(cg_code_start, cg_code_end, cg_code_load);
     copy(cg_data_start, cg_data_end, cg_data_load);

@@ -16,6 +16,7 @@ from cgate.core.progress import Silent
 from cgate.export import reference
 from cgate.host_tools.cli import main
 from cgate.host_tools.gate_bench import SHUFFLE_SEED, bench_checkpoint, bench_gates, to_csv
+from synthetic import small_network, write_checkpoint
 
 IMAGES = 40
 Bits = NDArray[np.bool_]
@@ -78,6 +79,13 @@ def test_a_folder_of_checkpoints_gives_a_table(digits_checkpoint: Path, tmp_path
 def test_a_folder_without_checkpoints_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CgateError, match="holds no finished checkpoint"):
         bench_gates(tmp_path, None, None, Silent())
+
+
+def test_a_checkpoint_that_was_not_trained_here_is_refused(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "foreign", small_network())
+    with pytest.raises(CgateError, match="does not say how it was trained") as caught:
+        bench_gates(tmp_path, None, None, Silent())
+    assert "cgate train" in caught.value.hint
 
 
 def test_the_command_writes_the_table(

@@ -20,7 +20,7 @@ from cgate.core.progress import Silent
 from cgate.train.curves import SIZE_INCHES, write_curves
 from cgate.train.loop import train
 from cgate.train.recipes import Recipe, recipe_from_json
-from cgate.train.record import duration
+from cgate.train.record import Record, duration
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -76,6 +76,21 @@ def test_a_resumed_run_has_each_epoch_once(tiny: Recipe, tmp_path: Path) -> None
     train(tiny, tmp_path, progress=Silent())
     assert [step for step, _ in events(tmp_path)["train/loss"]] == [1, 2, 3]
     assert len(json.loads((tmp_path / "run.json").read_text())["seconds"]) == 3
+
+
+def test_a_run_killed_before_its_epoch_was_timed_goes_on(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The epoch's state is written first, then its time: in between, a process can be killed."""
+
+    def killed(*_: object) -> str:
+        raise SystemExit
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(Record, "epoch", killed)
+        train(tiny, tmp_path, progress=Silent())
+    assert train(tiny, tmp_path, progress=Silent())["epochs"] == tiny.epochs
+    assert len(rows(tmp_path)) == tiny.epochs
 
 
 def test_every_epoch_says_how_long_is_left(tiny: Recipe, tmp_path: Path) -> None:

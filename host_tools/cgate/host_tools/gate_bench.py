@@ -114,14 +114,23 @@ def bench_checkpoint(
         limit: use the first so many images of each split only; None for all.
 
     Raises:
-        CgateError: what loading, exporting, building and running raise.
+        CgateError: nothing in its card says how it was trained, and on what; what loading,
+            exporting, building and running raise.
     """
     checkpoint = load_checkpoint(folder)
+    card = checkpoint.card
+    missing = [key for key in ("recipe", "gate", "seed", "accuracy") if key not in card]
+    missing += [] if "name" in card.get("data", {}) else ["data.name"]
+    if missing:
+        raise CgateError(
+            f"its card does not say how it was trained ({', '.join(missing)} missing)",
+            "take checkpoints that `cgate train`, `cgate freeze` or `cgate qat` wrote",
+        )
     with tempfile.TemporaryDirectory(prefix="cgate-") as temporary:
         bundle = Path(temporary) / "bundle"
         plan = export_checkpoint(folder, bundle, find_target(TARGET), kernels="ref").plan
         built = build(bundle, None, on="host")
-        name = str(checkpoint.card["data"]["name"])
+        name = str(card["data"]["name"])
         inputs = load_inputs(plan, name, data_dir=data_dir, limit=limit)
         learned = _learned(built, inputs, progress)
         row = _row(checkpoint, plan, learned)

@@ -167,7 +167,8 @@ class Record:
         text = duration(self._seconds[-1])
         left = self._epochs - len(self._log)
         if left:
-            recent = self._seconds[self._started :]
+            # Counted from the end: a crash may have kept an epoch whose time was not written.
+            recent = self._seconds[self._started - len(self._log) :]
             text += f", about {duration(left * sum(recent) / len(recent))} left"
         return text
 

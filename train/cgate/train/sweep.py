@@ -178,7 +178,7 @@ def choose(trials: Sequence[FrozenTrial], max_share: float | None) -> FrozenTria
     return max(fitting, key=lambda trial: (trial.values[0], -trial.values[1]), default=None)
 
 
-def _rows(study: optuna.Study, sweep: Sweep, out: Path) -> list[dict[str, Any]]:
+def _rows(study: optuna.Study, sweep: Sweep) -> list[dict[str, Any]]:
     trials = study.trials
     chosen = choose(trials, sweep.max_share)
     front = {trial.number for trial in study.best_trials}
@@ -295,7 +295,7 @@ def run_sweep(
         )
 
     def report(study: optuna.Study, trial: FrozenTrial) -> None:
-        _write_results(_rows(study, sweep, out), out)
+        _write_results(_rows(study, sweep), out)
         if trial.values is not None:
             progress.message(
                 f"trial {trial.number}: validation {trial.values[0]:.2%}, "
@@ -309,7 +309,7 @@ def run_sweep(
     progress.start("sweep", max(0, trials - _done(study)) * sweep.seeds)
     if _done(study) < trials:
         study.optimize(objective, callbacks=[report])
-    rows = _rows(study, sweep, out)
+    rows = _rows(study, sweep)
     _write_results(rows, out)
     return rows
 

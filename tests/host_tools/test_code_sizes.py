@@ -34,7 +34,9 @@ def test_the_estimate_is_a_close_upper_bound(
     made = export_checkpoint(checkpoint.folder, tmp_path / "b", machine, kernels=kernels)
     program = build(tmp_path / "b", machine, io="uart")
     assert program.flash is not None and program.ram is not None
-    assert 0 <= made.choice.flash - program.flash <= FLASH_SLACK
+    # The tables hold the longer loops of targets without wait states.
+    slack = FLASH_SLACK + (4096 if "-DCG_DSP_SHORT_LOOPS" in machine.cflags else 0)
+    assert 0 <= made.choice.flash - program.flash <= slack
     assert 0 <= made.choice.ram - program.ram <= 256
 
 

@@ -109,8 +109,9 @@ class Target:
 
     @property
     def cflags(self) -> tuple[str, ...]:
-        """GCC flags that select the core."""
-        return ("-mthumb", *CORE_FLAGS[self.core])
+        """GCC flags for the core; where code waits for flash, also for loops that its cache holds."""
+        waits = self.flash_access is not None and self.code_ram is None
+        return ("-mthumb", *CORE_FLAGS[self.core], *(["-DCG_DSP_SHORT_LOOPS"] if waits else []))
 
     @property
     def has_dsp(self) -> bool:

@@ -294,13 +294,20 @@ void cg_dsp_winograd_weights(const uint32_t *weights, size_t pairs, uint32_t *to
 /*
  * Assembly, because all 14 registers are needed and GCC spills. Vertically, a column at a time, of
  * whose four results the first stays in a register (r8-r12, lr) and three go to `half`; then
- * horizontally, a row at a time, with requantisation.
+ * horizontally, a row at a time, with requantisation. CG_DSP_SHORT_LOOPS (cg_dsp_mac.c) makes a
+ * loop of the columns, so that all of it fits in 1 kB; then the first result goes to `half` too.
  */
+#if defined(CG_DSP_SHORT_LOOPS)
+#define HALVES CG_TILE
+#else
+#define HALVES (CG_TILE - 1)
+#endif
+
 typedef struct {
-    uint32_t half[3][CG_WINDOW];
     const uint32_t *sums;
     const cg_dsp_channel *channels;
     uint32_t *tile; /* a byte further for every channel */
+    uint32_t half[HALVES][CG_WINDOW];
 } frame;
 
 /* clang-format off */
@@ -321,9 +328,12 @@ typedef struct {
     "ldr " m0 ", [r0, #" #j " * 32]\n\tldr r2, [r0, #(6 + " #j ") * 32]\n\t"                       \
     "ldr r3, [r0, #(12 + " #j ") * 32]\n\tldr r4, [r0, #(18 + " #j ") * 32]\n\t"                   \
     "ldr r5, [r0, #(24 + " #j ") * 32]\n\tldr r6, [r0, #(30 + " #j ") * 32]\n\t"                   \
-    INVERT(times3, m0, "r2", "r3", "r4", "r5", "r6")                                                       \
-    "str r5, [r1, #" #j " * 4]\n\tstr r3, [r1, #24 + " #j " * 4]\n\t"                              \
-    "str r6, [r1, #48 + " #j " * 4]\n\t"
+    INVERT(times3, m0, "r2", "r3", "r4", "r5", "r6")
+
+/* The other three results of a column to rows of `half`. */
+#define PUT_COLUMN(to, at)                                                                         \
+    "str r5, [" to ", #" #at "]\n\tstr r3, [" to ", #24 + " #at "]\n\t"                            \
+    "str r6, [" to ", #48 + " #at "]\n\t"
 
 /* cg_dsp_requant of (y / 9) >> shift, which is twice the accumulator; r2-r5 are the channel. */
 #define OUTPUT(y, shift, at)                                                                       \
@@ -345,6 +355,29 @@ typedef struct {
     "ldr r11, [r1, #" #at " + 12]\n\tldr r12, [r1, #" #at " + 16]\n\t"                             \
     "ldr lr, [r1, #" #at " + 20]\n\t"
 
+#if defined(CG_DSP_SHORT_LOOPS)
+#define COLUMNS(times3)                                                                            \
+    "add r9, r1, #12\n\t"                                                                         \
+    "add r10, r9, #24\n"                                                                          \
+    "2:\n\t"                                                                                      \
+    COLUMN(times3, "r8", 0) "str r8, [r9]\n\t" PUT_COLUMN("r9", 24)                               \
+    COLUMN(times3, "r8", 1) "str r8, [r9, #4]\n\t" PUT_COLUMN("r9", 28)                           \
+    "add r0, r0, #64\n\t"                                                                         \
+    "add r9, r9, #8\n\t"                                                                          \
+    "cmp r9, r10\n\t"                                                                             \
+    "bne 2b\n\t"                                                                                  \
+    "sub r0, r0, #192\n\t"
+#define SECOND_ROW 36
+#define FIRST_ROW NEXT_ROW(12)
+#else
+#define COLUMNS(times3)                                                                            \
+    COLUMN(times3, "r8", 0) PUT_COLUMN("r1", 12) COLUMN(times3, "r9", 1) PUT_COLUMN("r1", 16)      \
+    COLUMN(times3, "r10", 2) PUT_COLUMN("r1", 20) COLUMN(times3, "r11", 3) PUT_COLUMN("r1", 24)    \
+    COLUMN(times3, "r12", 4) PUT_COLUMN("r1", 28) COLUMN(times3, "lr", 5) PUT_COLUMN("r1", 32)
+#define SECOND_ROW 12
+#define FIRST_ROW
+#endif
+
 #define OUTPUTS(times3)                                                                            \
     frame f;                                                                                       \
     f.sums = sums;                                                                                 \
@@ -353,27 +386,26 @@ typedef struct {
     register frame *base __asm("r1") = &f;                                                         \
     __asm volatile(                                                                                \
         "1:\n\t"                                                                                   \
-        "ldr r0, [r1, #72]\n\t"                                                                    \
-        COLUMN(times3, "r8", 0) COLUMN(times3, "r9", 1) COLUMN(times3, "r10", 2)                   \
-        COLUMN(times3, "r11", 3) COLUMN(times3, "r12", 4) COLUMN(times3, "lr", 5)                  \
+        "ldr r0, [r1]\n\t"                                                                        \
+        COLUMNS(times3)                                                                            \
         "add r0, r0, #4\n\t"                                                                       \
-        "str r0, [r1, #72]\n\t"                                                                    \
-        "ldr r7, [r1, #76]\n\t"                                                                    \
-        "ldr r0, [r1, #80]\n\t"                                                                    \
+        "str r0, [r1]\n\t"                                                                        \
+        "ldr r7, [r1, #4]\n\t"                                                                    \
+        "ldr r0, [r1, #8]\n\t"                                                                    \
         "ldm r7!, {r2-r5}\n\t"                                                                     \
-        "str r7, [r1, #76]\n\t"                                                                    \
+        "str r7, [r1, #4]\n\t"                                                                    \
         "movw r6, #0x8e39\n\t"                                                                     \
         "movt r6, #0x38e3\n\t"                                                                     \
-        ROW(times3, 5, 4, 3, 0)                                                                    \
-        NEXT_ROW(0) ROW(times3, 4, 3, 2, 16)                                                       \
-        NEXT_ROW(24) ROW(times3, 3, 2, 1, 32)                                                      \
-        NEXT_ROW(48) ROW(times3, 3, 2, 1, 48)                                                      \
+        FIRST_ROW ROW(times3, 5, 4, 3, 0)                                                          \
+        NEXT_ROW(%c[row]) ROW(times3, 4, 3, 2, 16)                                                  \
+        NEXT_ROW(%c[row] + 24) ROW(times3, 3, 2, 1, 32)                                             \
+        NEXT_ROW(%c[row] + 48) ROW(times3, 3, 2, 1, 48)                                             \
         "add r0, r0, #1\n\t"                                                                       \
-        "str r0, [r1, #80]\n\t"                                                                    \
+        "str r0, [r1, #8]\n\t"                                                                    \
         "tst r0, #3\n\t"                                                                           \
         "bne.w 1b"                                                                                 \
         :                                                                                          \
-        : "r"(base)                                                                                \
+        : "r"(base), [row] "i"(SECOND_ROW)                                                         \
         : "r0", "r2", "r3", "r4", "r5", "r6", "r7", "r8", "r9", "r10", "r11", "r12", "lr", "cc",   \
           "memory")
 

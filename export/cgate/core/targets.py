@@ -109,7 +109,7 @@ class Target:
 
     @property
     def cflags(self) -> tuple[str, ...]:
-        """GCC flags for the core; where code waits for flash, also for loops that its cache holds."""
+        """GCC flags for the core; where code waits for flash, loops that fit its cache too."""
         waits = self.flash_access is not None and self.code_ram is None
         return ("-mthumb", *CORE_FLAGS[self.core], *(["-DCG_DSP_SHORT_LOOPS"] if waits else []))
 

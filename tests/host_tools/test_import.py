@@ -112,6 +112,9 @@ def test_chosen_images(bundle: Path, tmp_path: Path, capsys: Captured) -> None:
     for name in ("n.npy", "n.txt"):
         ran = call(capsys, "run", bundle, "--on", "host", "--images", tmp_path / name)
         assert json.loads(Path(ran["trace"]).read_text())["images"] == numbers
+    # As many, but others: the one does not overwrite the other.
+    first = call(capsys, "run", bundle, "--on", "host", "--limit", "3")
+    assert first["trace"] != ran["trace"]
     for text in ("", "one", "400", "-1", "1.5"):
         (tmp_path / "n.txt").write_text(text)
         call(capsys, "run", bundle, "--on", "host", "--images", tmp_path / "n.txt", code=2)

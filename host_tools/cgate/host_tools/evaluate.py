@@ -27,10 +27,12 @@ from cgate.host_tools.trace import UNITS, Trace, make_trace, write_trace, write_
 def default_name(inputs: Inputs, gates: str, on: str, io: str, target: Target | None) -> str:
     """Folder of a run under runs/: what differs from the usual is in the name.
 
-    So a short run does not overwrite the one over the whole split.
+    So a short run does not overwrite the one over the whole split, nor do chosen images the first
+    ones.
     """
     count = len(inputs.indices)
     parts = [inputs.split, "" if count == inputs.available else str(count)]
+    parts.append("" if np.array_equal(inputs.indices, np.arange(count)) else "chosen")
     parts += ["" if gates == "learned" else gates, "" if on == "qemu" else on]
     parts.append("uart" if io == "uart" and on == "qemu" else "")
     return "-".join(part for part in [*parts, target.name if target else ""] if part)

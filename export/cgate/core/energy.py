@@ -1,9 +1,9 @@
 """What a target file says about a board's energy, and the model that is built on it.
 
 Energy per inference is cycles times a constant: over four generations of one vendor's engine on
-one board, the published energy per cycle stayed within 8 % while the cycles fell by a third. The
-constants come from published runs of neural networks, never from a datasheet's current per MHz,
-which is 1.5 to 4 times below what such runs draw. All of it is modelled, not measured.
+one board, the published energy per cycle stayed within 8 % of its mean (`runs` of a target file).
+The constants come from published runs of neural networks, never from a datasheet's current per
+MHz, which is far below what such runs draw. All of it is modelled, not measured.
 """
 
 from __future__ import annotations

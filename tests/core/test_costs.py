@@ -105,7 +105,7 @@ def test_a_target_without_a_table_takes_its_cores() -> None:
     assert cost_table(replace(m4, name="another-board")).target == "mps2-an386"
     assert cost_table(find_target("nucleo-f446re")).target == "netduinoplus2"  # the same flash
     with pytest.raises(CgateError, match="no measured costs"):
-        cost_table(replace(m4, name="another-board", core="cortex-m0plus"))
+        cost_table(replace(m4, name="another-board", core="cortex-m23"))
 
 
 @given(

@@ -269,7 +269,8 @@ def read_checked(source: Source, folder: Path, file: str) -> bytes:
     # A damaged .gz raises EOFError, zlib.error or gzip.BadGzipFile, which is an OSError.
     except (OSError, EOFError, zlib.error) as error:
         raise CgateError(
-            f"cannot read {path}: {getattr(error, 'strerror', None) or error}"
+            f"cannot read {path}: {getattr(error, 'strerror', None) or error}",
+            f"make it readable, or run `cgate data download {source.name}`",
         ) from error
     found = hashlib.md5(data, usedforsecurity=False).hexdigest()
     if found != md5:

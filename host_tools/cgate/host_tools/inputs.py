@@ -115,10 +115,13 @@ def _image_numbers(path: Path, available: int) -> NDArray[np.int64]:
             f"{path} holds no image numbers: {error}", "one whole number a line, or a .npy of them"
         ) from error
     if numbers.ndim != 1 or numbers.dtype.kind not in "iu" or len(numbers) == 0:
-        raise CgateError(f"{path} holds no list of whole numbers")
+        raise CgateError(
+            f"{path} holds no list of whole numbers", "one whole number a line, or a .npy of them"
+        )
     if numbers.min() < 0 or numbers.max() >= available:
         raise CgateError(
-            f"{path} names images {numbers.min()} to {numbers.max()}; there are {available}, from 0"
+            f"{path} names images {numbers.min()} to {numbers.max()}",
+            f"there are {available}, from 0 to {available - 1}",
         )
     whole: NDArray[np.int64] = numbers.astype(np.int64)
     return whole

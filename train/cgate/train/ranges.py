@@ -188,7 +188,9 @@ def load_model(folder: Path) -> tuple[GatedResNet, dict[str, Any]]:
         raise CgateError(f"cannot read {path}: {error}", "train the checkpoint again") from error
     expected = weight_shapes(model.network)
     if {name: tuple(value.shape) for name, value in weights.items()} != expected:
-        raise CgateError(f"{path} does not match the network in {CARD}")
+        raise CgateError(
+            f"{path} does not match the network in {CARD}", "copy the checkpoint again"
+        )
     model.load_state_dict(weights)
     return model.eval(), card
 
@@ -201,7 +203,9 @@ def load_training_data(folder: Path, card: dict[str, Any], data_dir: Path | None
     """
     data = card.get("data")
     if not isinstance(data, dict) or not isinstance(data.get("name"), str):
-        raise CgateError(f"{folder / CARD} names no data set")
+        raise CgateError(
+            f"{folder / CARD} names no data set", "this needs a checkpoint that `cgate train` wrote"
+        )
     dataset = load_dataset(data["name"], data_dir)
     if data.get("md5") != dataset.md5:
         raise CgateError(

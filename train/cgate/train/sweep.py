@@ -254,7 +254,10 @@ def run_sweep(
         )
     # Each data base has errors of its own.
     except Exception as error:
-        raise CgateError(f"cannot use the storage {address}: {error}") from error
+        raise CgateError(
+            f"cannot use the storage {address}: {error}",
+            "--storage sqlite:///sweep.db is a file here",
+        ) from error
     design = study.user_attrs.get("design")
     if design is None:
         study.set_user_attr("design", sweep.design())

@@ -27,7 +27,7 @@ def demo_table() -> list[str]:
     report = json.loads((folder / "report.json").read_text())
     card = json.loads((folder / "card.json").read_text())
     accuracy, macs = report["accuracy"], report["macs"]
-    instructions = report["instructions"]
+    instructions, held = report["instructions"], report["verdict"]
     majority = card["controls"]["majority"]
     opened = ", ".join(f"{gate['open']:.1%}" for gate in report["gates"])
     values = sum(each["values"] for each in report["agreement"]["comparisons"])
@@ -40,16 +40,20 @@ def demo_table() -> list[str]:
         "| | |",
         "|---|---|",
         f"| accuracy | {accuracy['value']:.1%} ± {accuracy['standard_error']:.1%} "
-        "(binomial standard error) |",
+        "(standard error) |",
         f"| gates open | {opened} |",
         f"| executed MACs, gates included | {macs['executed']['mean']:,.0f} of {macs['dense']:,} "
         f"({macs['share']:.1%}) |",
         f"| instructions per inference | {instructions['mean']:,.0f}, {saved:.1%} fewer than the "
         f"same network without gates; 5 % to 95 %: {instructions['p5']:,} to "
         f"{instructions['p95']:,} |",
+        f"| modelled cycles per inference | {report['cycles']['mean']:,.0f} |",
         f"| flash, RAM, stack | {memory['flash']:,} B, {memory['ram']:,} B, {memory['stack']} B |",
         f"| reference = TFLite = host C = QEMU | {values:,} int8 values compared, "
         f"{sum(each['differing'] for each in report['agreement']['comparisons'])} differ |",
+        f"| the same with each gate held at its usual decision | {held['accuracy']['value']:.1%} ± "
+        f"{held['accuracy']['standard_error']:.1%}, "
+        f"{held['cost']['modelled_cycles']:,.0f} modelled cycles; {held['text']} |",
         f"| control: each gate frozen at its majority (float) | {majority['accuracy']:.1%} at "
         f"{majority['executed_macs'] / card['dense_macs']:.1%} of the MACs |",
         seeds_row(),

@@ -15,6 +15,7 @@ from cgate.core.targets import all_targets, find_target
 from cgate.host_tools import toolchain
 from cgate.host_tools.build import STACK_SIZE, build
 from cgate.host_tools.plugin import cache_folder, plugin_library
+from cgate.host_tools.stack import EXCEPTION_FRAME
 from tiny import needs, needs_host, write_bundle
 
 M4 = find_target("cortex-m4")
@@ -203,3 +204,11 @@ def test_a_relative_cache_folder_is_ignored(
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folder() == tmp_path / ".cache" / "cgate"
+
+
+def test_the_stack_of_a_program_with_a_clock_holds_its_interrupt(bundle: Path) -> None:
+    needs(toolchain.ARM_GCC)
+    quiet, ticking = build(bundle, NETDUINO), build(bundle, NETDUINO, io="uart")
+    assert quiet.stack is not None and ticking.stack is not None
+    assert ticking.stack >= EXCEPTION_FRAME + 8
+    assert ticking.stack > quiet.stack

@@ -21,7 +21,7 @@ from cgate.core.progress import Progress, Silent
 from cgate.core.targets import Target, all_targets, size_text
 from cgate.export.kernels import NEEDS_CMSIS_NN
 from cgate.host_tools.cmsis_nn import CmsisNn, find_cmsis_nn
-from cgate.host_tools.stack import read_call_graph, stack_bound
+from cgate.host_tools.stack import EXCEPTION_FRAME, read_call_graph, stack_bound
 from cgate.host_tools.toolchain import ARM_GCC, ARM_SIZE, HOST_CC, find, firmware_folder, version
 
 SCHEMA = 1
@@ -487,7 +487,11 @@ def _make(
             sizes = _sections([new / name])
             flash = sizes[".text"] + sizes[".code"] + sizes[".data"]
             ram = sizes[".stack"] + sizes[".data"] + sizes[".bss"]
-            stack = stack_bound(read_call_graph(objects_folder.glob("*.ci")), "cg_reset")
+            graph = read_call_graph(objects_folder.glob("*.ci"))
+            stack = stack_bound(graph, "cg_reset")
+            if any(source.name == "cg_time.c" for source in recipe.sources):
+                # The one interrupt that is ever enabled may come at the deepest point.
+                stack += EXCEPTION_FRAME + stack_bound(graph, "cg_systick")
             if stack > STACK_SIZE:
                 raise CgateError(
                     f"the program may need {stack} bytes of stack, {STACK_SIZE} are reserved",

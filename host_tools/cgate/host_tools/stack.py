@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 INDIRECT = "__indirect_call"
+EXCEPTION_FRAME = 108
+"""Bytes that a core saves when an interrupt comes, at most: its registers, those of its floating
+point unit, and a word of alignment (Armv7-M and Armv8-M Architecture Reference Manuals)."""
+
 EXTERNAL_FRAME = 64
 """Bytes assumed for a function of the C library: memcpy and its like save a few registers."""
 

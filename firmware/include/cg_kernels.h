@@ -16,6 +16,11 @@
 #else
 #define CG_IF_dsp(...)
 #endif
+#if defined(__ARM_FEATURE_MVE)
+#define CG_IF_mve(...) __VA_ARGS__
+#else
+#define CG_IF_mve(...)
+#endif
 /* Arm's CMSIS-NN beside the library, for comparison (src/cmsis_nn/). */
 #if defined(CG_CMSIS_NN)
 #define CG_IF_cmsis_nn(...) __VA_ARGS__

@@ -11,13 +11,18 @@
 #include "cgate.h"
 
 /*
- * One of two, by what the compiler's target has. Code for a core with DSP also runs elsewhere, on
- * the host first of all: there the reference kernel computes the same integers.
+ * One of two, by what the compiler's target has. Code for a core with DSP or Helium also runs
+ * elsewhere, on the host first of all: there the reference kernel computes the same integers.
  */
 #if defined(__ARM_FEATURE_DSP)
 #define CG_DSP(with, without) with
 #else
 #define CG_DSP(with, without) without
+#endif
+#if defined(__ARM_FEATURE_MVE)
+#define CG_MVE(with, without) with
+#else
+#define CG_MVE(with, without) without
 #endif
 
 /*

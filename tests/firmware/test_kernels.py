@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from c_programs import PORT, compile_host, compile_target, run_host, run_target
 from cgate.core.plan import Add
+from cgate.core.targets import core_features
 from cgate.export.fixedpoint import requantize
 from cgate.export.kernels import CONV_KERNELS, DSP_SCRATCH, ConvLayer
 from cgate.export.softmax import exp_table, softmax
@@ -400,6 +401,16 @@ def possible(op: str, variant: str, case: Case) -> bool:
     return variant == "ref" or op != "conv2d_s8" or variant in case.packed
 
 
+def runnable(target: str, case: Case) -> list[str]:
+    """The variants of a convolution that a core can run and the exporter would let it."""
+    features = core_features(target)
+    return [
+        variant
+        for op, variant, needs in ROWS
+        if op == case.op and needs in features and possible(op, variant, case)
+    ]
+
+
 @cache
 def some_cases(count: int) -> list[Case]:
     """`count` random cases of every generator."""
@@ -415,14 +426,12 @@ def some_cases(count: int) -> list[Case]:
 def test_kernels_equal_oracle_on_target(target: str, tmp_path: Path) -> None:
     needs_qemu()
     program = compile_target("harness", target, SOURCES)
-    dsp = target in DSP_TARGETS
+    features = core_features(target)
     cases = [
         (op, variant, case)
         for op, variant, needs in ROWS
         for case in [*some_cases(12 if variant == "ref" else 250), *(c for _, c in refusals())]
-        if case.op == op
-        and possible(op, variant, case)
-        and (needs == "any" or (needs == "dsp" and dsp))
+        if case.op == op and possible(op, variant, case) and needs in features
     ]
     output, _ = run_target(program, target, tmp_path, encode(cases))
     check(cases, output)
@@ -448,8 +457,33 @@ def test_winograd_is_exact_where_its_sums_wrap(cin: int, target: str, tmp_path: 
     case = convolve(source, layer, x)
     assert "dsp_winograd" in case.packed
     program = compile_target("harness", target, SOURCES)
-    cases = [("conv2d_s8", variant, case) for variant in ("ref", *case.packed)]
+    cases = [("conv2d_s8", variant, case) for variant in runnable(target, case)]
     output, _ = run_target(program, target, tmp_path, encode(cases))
+    check(cases, output)
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("in_zero_point", [-128, 127])
+def test_helium_wraps_as_ref_does(in_zero_point: int, tmp_path: Path) -> None:
+    """Biases at the ends of int32, the largest products, every shift: no other kernel may."""
+    needs_qemu()
+    source = Source(6, True)
+    shifts = np.arange(-31, 31, dtype=np.int8)
+    count = len(shifts)
+    cases = []
+    for bias in INT32:
+        layer = ConvLayer(
+            *((3, 5, 7), (3, 5, count), 1, 1, 1, in_zero_point, -1),
+            weights=source.int8(count, 3, 3, 7),
+            bias=np.full(count, bias, np.int32),
+            multiplier=np.array([source.multiplier() for _ in shifts], np.int32),
+            shift=shifts,
+        )
+        case = convolve(source, layer)
+        assert runnable("cortex-m55", case) == ["ref", "mve"]
+        cases += [("conv2d_s8", variant, case) for variant in ("ref", "mve")]
+    program = compile_target("harness", "cortex-m55", SOURCES)
+    output, _ = run_target(program, "cortex-m55", tmp_path, encode(cases))
     check(cases, output)
 
 
@@ -475,7 +509,7 @@ def test_phases_are_exact_at_the_largest_factors(target: str, tmp_path: Path) ->
             changed = replace(layer, in_zero_point=in_zero_point)
             case = convolve(source, changed, ends.astype(np.int8))
             assert "dsp_phases" in case.packed
-            cases += [("conv2d_s8", name, case) for name in ("ref", "dsp_direct", "dsp_phases")]
+            cases += [("conv2d_s8", name, case) for name in runnable(target, case)]
     program = compile_target("harness", target, SOURCES)
     output, _ = run_target(program, target, tmp_path, encode(cases))
     check(cases, output)

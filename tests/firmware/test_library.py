@@ -37,6 +37,18 @@ def test_library_compiles_without_warnings(compiler: str, level: str, tmp_path: 
         )
 
 
+@pytest.mark.parametrize("compiler", ["clang", "arm-none-eabi-gcc"])
+@pytest.mark.parametrize("level", ["-O0", "-O2"])
+def test_helium_kernels_compile_without_warnings(compiler: str, level: str, tmp_path: Path) -> None:
+    flags = ["-mthumb", "-mcpu=cortex-m55", "-mfloat-abi=hard", *STRICT, level, *INCLUDES]
+    if compiler == "clang":
+        flags += ["--target=arm-none-eabi", "-ffreestanding"]
+    for source in (FIRMWARE / "src" / "mve").glob("*.c"):
+        subprocess.run(
+            [command(compiler)[0], *flags, "-c", source, "-o", tmp_path / "o"], check=True
+        )
+
+
 @pytest.mark.parametrize("compiler", ["cc", "clang"])
 def test_plugin_compiles_without_warnings(compiler: str, tmp_path: Path) -> None:
     source = FIRMWARE / "plugin" / "cg_plugin.c"

@@ -237,12 +237,40 @@ def _phases(shape: Shape) -> list[int]:
     ]
 
 
+def _vectors(shape: Shape) -> list[int]:
+    """Helium: columns of int8 gathered by rows of the kernel, blocks of four channels, two pixels.
+
+    A row of a window that is not wholly inside is copied between two fills.
+    """
+    rows, width, channels = shape.taps
+    run, pixels, outputs = width * channels, shape.pixels, shape.output[2]
+    blocks = _up(pixels, 2) * _up(outputs, 4)
+    whole = _whole(shape.input[0], shape.output[0], rows, shape.stride) * _whole(
+        shape.input[1], shape.output[1], width, shape.stride
+    )
+    return [
+        blocks * _up(rows * run, 16),
+        blocks,
+        pixels * rows * _up(run, 16),
+        1,
+        _up(pixels, 8) * _up(outputs, 4),
+        pixels * rows,
+        pixels,
+        outputs,
+        (pixels - whole) * rows,
+        pixels - whole,
+        pixels % 2 * _up(outputs, 4),
+        _up(pixels, 8),
+    ]
+
+
 TERMS: Mapping[str, Callable[[Shape], list[int]]] = {
     "conv2d_s8__ref": _plain,
     "conv2d_s8__dsp_direct": _columns,
     "conv2d_s8__dsp_winograd": _tiles,
     "conv2d_s8__dsp_winograd_int8": _tiles_int8,
     "conv2d_s8__dsp_phases": _phases,
+    "conv2d_s8__mve": _vectors,
     "shortcut_pad_s8__dsp": _shortcut,
     "max_pool2d_s8__ref": _windows,
     "max_pool2d_s8__dsp": _fours,

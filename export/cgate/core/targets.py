@@ -31,6 +31,16 @@ CORE_FLAGS: dict[str, tuple[str, ...]] = {
 # Cores with the DSP extension: GCC defines __ARM_FEATURE_DSP for them.
 DSP_CORES = ("cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55")
 
+# Cores with Helium: GCC defines __ARM_FEATURE_MVE for them.
+MVE_CORES = ("cortex-m55",)
+
+
+def core_features(core: str) -> tuple[str, ...]:
+    """What kernels may need that the core has, in the words of cg_kernels.inc."""
+    dsp, mve = core in DSP_CORES, core in MVE_CORES
+    return ("any", *(["dsp"] if dsp else []), *(["mve"] if mve else []))
+
+
 STAND_IN_CODE = 1 << 20
 """Bytes of RAM for the code of a program that runs from RAM on the board that is stood in for."""
 

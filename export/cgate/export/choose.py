@@ -29,7 +29,7 @@ from cgate.core.plan import (
     Unit,
     Weights,
 )
-from cgate.core.targets import Target, all_targets, size_text
+from cgate.core.targets import Target, all_targets, core_features, size_text
 from cgate.export.footprint import program_flash, program_ram
 from cgate.export.kernels import (
     CMSIS_NN,
@@ -245,6 +245,8 @@ class Chooser:
             add(*DSP_KERNELS[type(op)], layer.plain_size)
         packed = CONV_KERNELS.values() if dsp and isinstance(op, Conv2d) else ()
         for kernel in packed:
+            if kernel.needs not in core_features(self.target.core):
+                continue
             refusal = kernel.refuses(layer)
             if refusal is None:
                 add(kernel.name, kernel.why, kernel.pack(layer).nbytes, kernel.scratch(layer))

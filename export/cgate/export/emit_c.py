@@ -39,8 +39,8 @@ from cgate.core.plan import (
 from cgate.core.version import __version__
 from cgate.export.kernels import (
     CONV_KERNELS,
+    NEEDS,
     NEEDS_CMSIS_NN,
-    NEEDS_DSP,
     conv_layer,
     reference,
 )
@@ -202,7 +202,7 @@ class _Emitter:
                 words = self.packed[op.output]
                 comment = f"{self._arrays(op)[0][1]} and the rest, for {op.kernel}"
                 packed = _table("int32_t", self._packed(op), words, comment, storage)
-            lines += self._by_core(packed, plain)
+            lines += self._by_core(op, packed, plain)
         return lines
 
     def declarations(self) -> list[str]:
@@ -216,15 +216,16 @@ class _Emitter:
             if op.output in self.packed:
                 size = self.packed[op.output].size
                 packed = [f"extern const int32_t {self._packed(op)}[{size}];"]
-            lines += self._by_core(packed, plain)
+            lines += self._by_core(op, packed, plain)
         return [*lines, ""]
 
     @staticmethod
-    def _by_core(packed: list[str], plain: list[str]) -> list[str]:
+    def _by_core(op: Convolution | Softmax, packed: list[str], plain: list[str]) -> list[str]:
         """Tables for the kernel, or for the reference kernel where that takes its place."""
         if not packed:
             return plain
-        return ["#if defined(__ARM_FEATURE_DSP)", *packed, "#else", *plain, "#endif"]
+        condition = f"#if defined(__ARM_FEATURE_{NEEDS[op.kernel].upper()})"
+        return [condition, *packed, "#else", *plain, "#endif"]
 
     def _packed(self, op: Convolution | Softmax) -> str:
         return f"{self._name(op.output)}_packed"
@@ -339,8 +340,9 @@ class _Emitter:
         }
         if op.output not in self.packed:
             return names
-        plain = {field: f"CG_DSP(NULL, {name})" for field, name in names.items()}
-        return {**plain, "packed": f"CG_DSP({self._packed(op)}, NULL)"}
+        macro = f"CG_{NEEDS[op.kernel].upper()}"
+        plain = {field: f"{macro}(NULL, {name})" for field, name in names.items()}
+        return {**plain, "packed": f"{macro}({self._packed(op)}, NULL)"}
 
     def _place(self, name: str) -> str:
         if name == self.plan.input:
@@ -355,8 +357,8 @@ class _Emitter:
         source, target = plan.tensor(op.input), plan.tensor(op.output)
         macs = f"  {_kilo(op.macs)}" if isinstance(op, Counted) else ""
         kernel, scratch = f"cg_{op.kernel}", "NULL"
-        if op.kernel in NEEDS_DSP:
-            kernel = f"CG_DSP({kernel}, cg_{reference(op.kernel)})"
+        if op.kernel in NEEDS:
+            kernel = f"CG_{NEEDS[op.kernel].upper()}({kernel}, cg_{reference(op.kernel)})"
         if op.kernel in NEEDS_CMSIS_NN:
             kernel = f"CG_CMSIS_NN_ON_TARGET({kernel}, cg_{reference(op.kernel)})"
         if isinstance(op, Scratched) and op.scratch is not None:

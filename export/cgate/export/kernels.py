@@ -68,7 +68,7 @@ class ConvLayer:
 
 @dataclass(frozen=True)
 class ConvKernel:
-    """A convolution kernel for DSP cores.
+    """A convolution kernel that reads packed weights.
 
     Args:
         name: `<op>__<variant>`.
@@ -76,6 +76,7 @@ class ConvKernel:
         refuses: why it cannot do a layer, or None.
         pack: the words it reads in place of weights, bias, multiplier and shift.
         scratch: bytes of scratch memory; the C function <name>_scratch() says the same.
+        needs: what a core must have, in the words of cg_kernels.inc.
     """
 
     name: str
@@ -83,6 +84,7 @@ class ConvKernel:
     refuses: Callable[[ConvLayer], str | None]
     pack: Callable[[ConvLayer], Words]
     scratch: Callable[[ConvLayer], int]
+    needs: str = "dsp"
 
 
 def _round_up(value: int, step: int) -> int:
@@ -308,8 +310,46 @@ PHASES = ConvKernel(
     _phases_scratch,
 )
 
+_LANES = 16  # int8 in a vector of Helium
+
+
+def _mve_vectors(layer: ConvLayer) -> int:
+    return -(-int(np.prod(layer.weights.shape[1:])) // _LANES)
+
+
+def _mve_pack(layer: ConvLayer) -> Words:
+    """Channels, then of every four the weights of the even ones, then those of the odd ones."""
+    outputs, vectors = layer.weights.shape[0], _mve_vectors(layer)
+    groups = -(-outputs // 4)
+    shift = layer.shift.astype(np.int64)
+    # It multiplies x, padding included, instead of x - zero point. Biases wrap, as all sums do.
+    bias = layer.bias - layer.in_zero_point * layer.weights.astype(np.int64).sum(axis=(1, 2, 3))
+    head = np.zeros((4 * groups, 4), np.int64)
+    head[:outputs] = np.stack(
+        [bias, layer.multiplier.astype(np.int64), np.maximum(shift, 0), -shift], axis=1
+    )
+    taps = np.zeros((4 * groups, vectors * _LANES), np.int8)
+    taps[:outputs, : layer.weights[0].size] = layer.weights.reshape(outputs, -1)
+    blocks = taps.reshape(groups, 2, 2, vectors, _LANES).transpose(0, 2, 3, 1, 4)
+    words = np.ascontiguousarray(blocks).view("<i4").astype(np.int32)
+    return np.concatenate([head.astype(np.uint32).view(np.int32).ravel(), words.ravel()])
+
+
+def _mve_scratch(layer: ConvLayer) -> int:
+    return 8 * _LANES * _mve_vectors(layer)
+
+
+MVE = ConvKernel(
+    "conv2d_s8__mve",
+    "16 products an instruction by VMLADAVA",
+    lambda layer: None,
+    _mve_pack,
+    _mve_scratch,
+    "mve",
+)
+
 CONV_KERNELS: Mapping[str, ConvKernel] = {
-    kernel.name: kernel for kernel in (WINOGRAD, WINOGRAD_INT8, PHASES, DIRECT)
+    kernel.name: kernel for kernel in (WINOGRAD, WINOGRAD_INT8, PHASES, DIRECT, MVE)
 }
 """Packed convolution kernels, the fastest first."""
 
@@ -362,7 +402,11 @@ def cmsis_nn_scratch(taps: tuple[int, int, int], outputs: int, depthwise: bool) 
     return _round_up(4 * outputs, 16) + columns
 
 
-NEEDS_DSP = frozenset([*CONV_KERNELS, *(name for name, _ in DSP_KERNELS.values())])
+NEEDS: Mapping[str, str] = {
+    **{name: "dsp" for name, _ in DSP_KERNELS.values()},
+    **{name: kernel.needs for name, kernel in CONV_KERNELS.items()},
+}
+"""What a core must have, by kernel; those of Arm's library and `ref` are not here."""
 
 
 def reference(name: str) -> str:

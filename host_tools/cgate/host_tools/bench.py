@@ -22,7 +22,7 @@ from cgate.core.costs import SHAPE_COLUMNS, UNITS, Shape
 from cgate.core.errors import EXIT_CHECK_FAILED, EXIT_TARGET_FAILED, CgateError
 from cgate.core.files import write_text
 from cgate.core.progress import Progress, Silent
-from cgate.core.targets import Target, stand_in
+from cgate.core.targets import Target, core_features, stand_in
 from cgate.export.kernels import CONV_KERNELS, ConvLayer
 from cgate.host_tools.build import ARM_FLAGS, COMMON_FLAGS, target_link_flags
 from cgate.host_tools.calls import OK, Case, answers, encode, kernel_rows
@@ -314,7 +314,7 @@ def measure(
     progress = progress or Silent()
     progress.start(f"measure kernels on {target.name}", 1)
     machine = stand_in(target)
-    features = ["any", *(["dsp"] if target.has_dsp else []), *(["cmsis_nn"] if cmsis_nn else [])]
+    features = [*core_features(target.core), *(["cmsis_nn"] if cmsis_nn else [])]
     jobs = list(_jobs(features, calls))
     with tempfile.TemporaryDirectory(prefix="cgate-") as temporary:
         folder = Path(temporary)

@@ -13,7 +13,7 @@ from pathlib import Path
 from cgate.core.code import COLUMNS, FOLDER
 from cgate.core.errors import CgateError
 from cgate.core.files import write_bytes
-from cgate.core.targets import CORE_FLAGS, DSP_CORES
+from cgate.core.targets import CORE_FLAGS, core_features
 from cgate.host_tools.build import ARM_FLAGS, ARM_LINK_FLAGS, COMMON_FLAGS
 from cgate.host_tools.toolchain import ARM_GCC, ARM_NM, find, firmware_folder
 
@@ -38,7 +38,7 @@ def kernel_code(core: str) -> Mapping[str, Mapping[str, int]]:
     table = (firmware / "include" / "cg_kernels.inc").read_text(encoding="utf-8")
     flags = ("-mthumb", *CORE_FLAGS[core])
     # Adapters to other libraries are not among them: export does not choose those by itself.
-    able = ("any", "dsp") if core in DSP_CORES else ("any",)
+    able = core_features(core)
     found: dict[str, Mapping[str, int]] = {}
     with tempfile.TemporaryDirectory(prefix="cgate-") as temporary:
         folder = Path(temporary)

@@ -264,6 +264,26 @@ def _vectors(shape: Shape) -> list[int]:
     ]
 
 
+def _depthwise_vectors(shape: Shape) -> list[int]:
+    """Helium, by four channels: whole windows, runs of alike windows, taps of those cut off."""
+    groups = _up(shape.output[2], 4)
+    kernel = shape.kernel[0] * shape.kernel[1]
+    rows = _inside(shape.input[0], shape.output[0], shape.kernel[0], shape.stride)
+    columns = _inside(shape.input[1], shape.output[1], shape.kernel[1], shape.stride)
+    across = _whole(shape.input[1], shape.output[1], shape.kernel[1], shape.stride)
+    whole = across * _whole(shape.input[0], shape.output[0], shape.kernel[0], shape.stride)
+    runs = shape.output[0] * (shape.output[1] - across + (across > 0))
+    return [
+        whole * kernel * groups,
+        (rows * columns - whole * kernel) * groups,
+        runs * groups,
+        1,
+        runs,
+        shape.output[2],
+        shape.pixels * groups,
+    ]
+
+
 TERMS: Mapping[str, Callable[[Shape], list[int]]] = {
     "conv2d_s8__ref": _plain,
     "conv2d_s8__dsp_direct": _columns,
@@ -278,6 +298,7 @@ TERMS: Mapping[str, Callable[[Shape], list[int]]] = {
     "avg_pool2d_s8__dsp": _windows,
     "depthwise_conv2d_s8__ref": _depthwise,
     "depthwise_conv2d_s8__dsp": _depthwise,
+    "depthwise_conv2d_s8__mve": _depthwise_vectors,
 }
 """Loop counts by kernel, the most important first; a kernel that is not here has those of a map."""
 

@@ -37,6 +37,7 @@ from cgate.export.kernels import (
     CONV_KERNELS,
     DSP_KERNELS,
     DSP_SCRATCH,
+    MVE_KERNELS,
     NEEDS_CMSIS_NN,
     cmsis_nn_scratch,
     conv_layer,
@@ -243,6 +244,8 @@ class Chooser:
         add(plain, "portable", layer.plain_size)
         if dsp and type(op) in DSP_KERNELS:
             add(*DSP_KERNELS[type(op)], layer.plain_size)
+        if dsp and type(op) in MVE_KERNELS and "mve" in core_features(self.target.core):
+            add(*MVE_KERNELS[type(op)], layer.plain_size)
         packed = CONV_KERNELS.values() if dsp and isinstance(op, Conv2d) else ()
         for kernel in packed:
             if kernel.needs not in core_features(self.target.core):

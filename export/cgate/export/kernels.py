@@ -365,6 +365,11 @@ DSP_KERNELS: Mapping[type[Op], tuple[str, str]] = {
 }
 """Kernels that need no packed weights: name and reason, by kind of op."""
 
+MVE_KERNELS: Mapping[type[Op], tuple[str, str]] = {
+    DepthwiseConv2d: ("depthwise_conv2d_s8__mve", "four channels a vector"),
+}
+"""The same for cores with Helium, besides those for DSP."""
+
 DSP_SCRATCH: Mapping[type[Op], int] = {Add: 1024}
 """Bytes of scratch memory that these need, if any; C says the same in <name>_scratch()."""
 
@@ -404,6 +409,7 @@ def cmsis_nn_scratch(taps: tuple[int, int, int], outputs: int, depthwise: bool) 
 
 NEEDS: Mapping[str, str] = {
     **{name: "dsp" for name, _ in DSP_KERNELS.values()},
+    **{name: "mve" for name, _ in MVE_KERNELS.values()},
     **{name: kernel.needs for name, kernel in CONV_KERNELS.items()},
 }
 """What a core must have, by kernel; those of Arm's library and `ref` are not here."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from cgate.core.costs import SHAPE_COLUMNS
 from cgate.core.gates import GATE_KINDS
 from cgate.core.targets import find_target
 from cgate.export.bundle import export_checkpoint
@@ -232,6 +233,21 @@ def test_the_kernels_table_is_what_results_say() -> None:
     match = re.search(r"<!-- table: results/kernels.csv -->\n(.*?)<!-- end -->", README, re.S)
     assert match is not None
     assert match.group(1).strip().splitlines() == kernels_table()
+
+
+def test_no_layer_takes_more_instructions_than_with_cmsis_nn_on_cortex_m55() -> None:
+    theirs: dict[tuple[str, ...], int] = {}
+    ours: dict[tuple[str, ...], int] = {}
+    with (ROOT / "results/kernels.csv").open(newline="") as stream:
+        for row in csv.DictReader(stream):
+            op, variant = row["kernel"].split("__")
+            layer = (op, *(row[column] for column in SHAPE_COLUMNS))
+            if row["target"] == "mps3-an547":
+                count = int(row["instructions"])
+                least = theirs if variant == "cmsis_nn" else ours
+                least[layer] = min(count, least.get(layer, count))
+    assert len(theirs) > 9
+    assert {layer for layer, count in theirs.items() if ours[layer] > count} == set()
 
 
 def test_the_network_table_is_what_results_say() -> None:

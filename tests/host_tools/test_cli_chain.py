@@ -96,7 +96,9 @@ def test_run_text(bundle: Path, capsys: Captured) -> None:
     captured = capsys.readouterr()
     assert "5 of 400 test images of digits" in captured.out
     assert "of 1,632,128 dense" in captured.out
-    assert captured.out.splitlines()[-1].endswith("runs/five/trace.json")
+    trace, report = captured.out.splitlines()[-2:]
+    assert trace.endswith("runs/five/trace.json")
+    assert report.endswith(f"cgate report {bundle}")
     assert "run on host" in captured.err
     assert main(["run", str(bundle), "--on", "host", "--limit", "5", "--quiet"]) == 0
     assert capsys.readouterr().err == ""

@@ -15,7 +15,7 @@ from cgate.core.plan import Choice, Conv2d, KernelOp, Plan, load_bundle
 from cgate.core.targets import Target, find_target
 from cgate.export.bundle import export_checkpoint
 from cgate.export.choose import Chooser, Limits, run_rates
-from cgate.export.kernels import PHASES, WINOGRAD
+from cgate.export.kernels import MVE, PHASES, WINOGRAD
 from cgate.export.lower import lower, prepare
 from synthetic import small_network, write_checkpoint
 
@@ -71,6 +71,15 @@ def test_ref_where_nothing_else_can_be(target: str, kernels: str, checkpoint: Ch
     ops = [op for unit in plan.units for op in unit.ops if isinstance(op, KernelOp)]
     assert ops and all(op.kernel.endswith("__ref") and op.why == "portable" for op in ops)
     assert choice.kernels == kernels
+
+
+def test_helium_kernels_are_for_cores_with_helium(checkpoint: Checkpoint) -> None:
+    plan, _ = planned(checkpoint, find_target("cortex-m55"))
+    ops = convolutions(plan)
+    assert {ops[f"{block}.conv1"].kernel for block in ("s1b0", "s2b0")} == {MVE.name}
+    other, _ = planned(checkpoint, find_target("cortex-m33"))
+    assert all("VMLADAVA" not in op.why for op in convolutions(other).values())
+    assert MVE.name not in {op.kernel for op in convolutions(other).values()}
 
 
 def test_dsp_kernels_need_a_core_with_dsp(checkpoint: Checkpoint) -> None:

@@ -351,7 +351,7 @@ MVE = ConvKernel(
 CONV_KERNELS: Mapping[str, ConvKernel] = {
     kernel.name: kernel for kernel in (WINOGRAD, WINOGRAD_INT8, PHASES, DIRECT, MVE)
 }
-"""Packed convolution kernels, the fastest first."""
+"""Packed convolution kernels: those for DSP, the fastest first, then those for Helium."""
 
 DSP_KERNELS: Mapping[type[Op], tuple[str, str]] = {
     MaxPool2d: ("max_pool2d_s8__dsp", "four maxima a register"),

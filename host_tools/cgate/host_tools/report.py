@@ -51,7 +51,7 @@ def _best(record: Records, trace: Trace) -> tuple[str, Numbers]:
     return ("macs", record.macs) if record.total is None else ("instructions", record.total)
 
 
-def _all_open(plan: Plan, rows: Sequence[Mapping[str, Any]], opened: Run | None) -> Any:
+def _all_open(rows: Sequence[Mapping[str, Any]], opened: Run | None) -> Any:
     """Instructions with every gate open; None without such a run, or where none were counted."""
     counted = next((row for row in rows if row["source"] == "instructions"), None)
     if opened is None or counted is None:
@@ -236,7 +236,7 @@ def collect(bundle: Bundle, runs: Sequence[Run], chosen: Run) -> dict[str, Any]:
         figures["instructions"] = {
             **figures["instructions"],
             "outside_units_mean": _outside(record),
-            "all_open": _all_open(plan, rows, opened),
+            "all_open": _all_open(rows, opened),
         }
     source, cost = _best(record, trace)
     worst = rows[-1]["inference"].get("worst", 0) if rows else 0

@@ -23,6 +23,17 @@ KINDS = {
 }
 """What is counted, by where it comes from; figures of different sources are never mixed."""
 
+COLUMNS = {
+    "mean": "mean",
+    "p5": "p5",
+    "median": "median",
+    "p95": "p95",
+    "max": "most seen",
+    "all_shut": "all shut",
+    "worst": "worst case",
+}
+"""What is said of a cost per inference, key and words, in the order of a table."""
+
 
 @dataclass(frozen=True)
 class Records:

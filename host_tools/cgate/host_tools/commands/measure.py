@@ -20,17 +20,7 @@ from cgate.host_tools.commands.options import (
     target_option,
 )
 from cgate.host_tools.console import facts, table
-from cgate.host_tools.summary import KINDS
-
-COLUMNS = {
-    "mean": "mean",
-    "p5": "p5",
-    "median": "median",
-    "p95": "p95",
-    "max": "most seen",
-    "all_shut": "all shut",
-    "worst": "worst case",
-}
+from cgate.host_tools.summary import COLUMNS, KINDS
 
 
 def energy_text(value: Sequence[float], unit: str = "uJ") -> str:

@@ -21,18 +21,9 @@ from cgate.host_tools.page.html import (
     whole,
 )
 from cgate.host_tools.page.svg import chart, line, rect, side, text, ticks
+from cgate.host_tools.summary import COLUMNS
 
 TOP, PLOT, BOTTOM = 58, 150, 24  # pixels for words, bars, numbers
-
-COLUMNS = {
-    "mean": "mean",
-    "p5": "p5",
-    "median": "median",
-    "p95": "p95",
-    "max": "most seen",
-    "all_shut": "all shut",
-    "worst": "worst case",
-}
 
 
 def _histogram(value: Value) -> str:

@@ -25,10 +25,11 @@ def data_of(capsys: Captured) -> dict[str, object]:
 
 def test_train_takes_what_changes_the_recipe(tmp_path: Path, capsys: Captured) -> None:
     out = tmp_path / "run"
-    options = [*SMALL, "--seed", "3", "--epochs", "1", "--out", str(out), "--json"]
-    assert main(["train", *options]) == 0
+    options = [*SMALL, "--seed", "3", "--epochs", "1", "--lr", "0.05", "--tau", "0.6"]
+    assert main(["train", *options, "--out", str(out), "--json"]) == 0
     recipe = read_json(out / "card.json", "card")["recipe"]
     expected = {"model": "resnet8", "width": 0.25, "seed": 3, "epochs": 1, "limit": 128}
+    expected |= {"lr": 0.05, "tau": 0.6}
     assert {key: recipe[key] for key in expected} == expected
 
 
@@ -44,6 +45,18 @@ def test_the_benchmark_says_that_it_estimates(tmp_path: Path, capsys: Captured) 
 def test_train_wants_a_folder_or_a_benchmark(options: list[str], capsys: Captured) -> None:
     assert main(["train", "--recipe", "demo", *options]) == 2
     assert "either --out FOLDER or --benchmark STEPS" in capsys.readouterr().err
+
+
+def test_margins_take_one_budget(tmp_path: Path, capsys: Captured) -> None:
+    options = ["--recipe", "exit-digits", "--epochs", "1", "--width", "0.25", "--limit", "128"]
+    trained, chosen = str(tmp_path / "exit"), str(tmp_path / "half")
+    assert main(["train", *options, "--out", trained]) == 0
+    assert "left behind s1b1" in capsys.readouterr().out
+    assert main(["margins", trained, "--share", "0.5", "--out", chosen]) == 0
+    assert "left behind s1b1" in capsys.readouterr().out
+    for budget in ([], ["--share", "0.5", "--loss", "0.1"]):
+        assert main(["margins", trained, *budget, "--out", chosen]) == 2
+        assert "either --share or --loss" in capsys.readouterr().err
 
 
 def test_an_unknown_network_lists_all(tmp_path: Path, capsys: Captured) -> None:

@@ -36,6 +36,7 @@ from cgate.train.exits import exit_loss, places
 from cgate.train.gates import all_open
 from cgate.train.loop import train
 from cgate.train.losses import TEMPERATURE, executed_share
+from cgate.train.margins import choose_margins
 from cgate.train.models import GatedResNet
 from cgate.train.networks import Task, build_network
 from cgate.train.ranges import load_model
@@ -301,6 +302,33 @@ def test_the_card_tells_what_the_weights_do(checkpoint: Path) -> None:
     assert test.executed_macs < never.executed_macs
     # What it says is only worth something if it beats leaving at random.
     assert test.accuracy > card["controls"]["left_at_random"]["accuracy"]
+
+
+def test_other_margins_change_who_leaves_and_nothing_else(
+    checkpoint: Path, trained: Path, tmp_path: Path
+) -> None:
+    digits = load_dataset("digits")
+    cheap = choose_margins(checkpoint, tmp_path / "cheap", share=0.5)
+    careful = choose_margins(checkpoint, tmp_path / "careful", loss=0.0)
+    assert cheap["recipe"]["exits"]["share"] == 0.5
+    assert cheap["recipe"]["exits"]["loss"] is None
+    model, card = load_model(tmp_path / "cheap")
+    assert card == cheap
+    assert evaluate(model, digits.validation).executed_macs <= 0.5 * card["dense_macs"]
+    never = evaluate(model, digits.validation, leave=False).accuracy
+    assert evaluate(load_model(tmp_path / "careful")[0], digits.validation).accuracy >= never
+    assert cheap["executed_macs"] < careful["executed_macs"]
+    for name in ("model.safetensors", "ranges.json"):
+        assert (tmp_path / "cheap" / name).read_bytes() == (checkpoint / name).read_bytes()
+    # The budget that it was trained with gives the same checkpoint again.
+    same = choose_margins(checkpoint, tmp_path / "cheap", loss=0.005)
+    assert same == json.loads((checkpoint / "card.json").read_text())
+    with pytest.raises(CgateError, match="has no exits"):
+        choose_margins(trained, tmp_path / "none", share=0.5)
+    with pytest.raises(CgateError, match="allowed is either share or loss"):
+        choose_margins(checkpoint, tmp_path / "both", share=0.5, loss=0.1)
+    with pytest.raises(CgateError, match="holds another run"):
+        choose_margins(checkpoint, checkpoint, share=0.5)
 
 
 def test_a_stopped_run_goes_on_to_the_same_bits(checkpoint: Path, tmp_path: Path) -> None:

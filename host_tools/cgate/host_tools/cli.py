@@ -33,6 +33,7 @@ COMMANDS = {
     "train": "Train a gated network; resumes where it stopped.",
     "sweep": "Search over recipes and seeds; the same command elsewhere joins in.",
     "freeze": "Fix each gate of a checkpoint at its more frequent decision.",
+    "margins": "Choose anew how sure the exits of a checkpoint must be.",
     "qat": "Fine-tune a checkpoint on the integers that it exports to.",
     "calibrate": "Measure a checkpoint's activation ranges again.",
     "data": "List, download and check data sets.",

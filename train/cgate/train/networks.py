@@ -11,6 +11,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from cgate.core.data import Dataset
 from cgate.core.errors import CgateError
@@ -55,16 +56,22 @@ def _network(name: str, task: Task, width: float, stem: Conv, blocks: list[Block
 def _basic_blocks(
     channels: int,
     stages: tuple[int, ...],
-    per_stage: int,
+    counts: tuple[int, ...],
     shortcut: str,
     gate: Gate | None,
     gate_downsampling: bool,
     relu: bool,
 ) -> list[Block]:
-    """Stages of blocks of two 3x3 convolutions; a stage with other channels halves the map."""
+    """Stages of blocks of two 3x3 convolutions; a stage with other channels halves the map.
+
+    Args:
+        channels: of the map that the first block sees.
+        stages: channels of each stage.
+        counts: blocks of each stage.
+    """
     blocks = []
-    for stage, out in enumerate(stages, 1):
-        for index in range(per_stage):
+    for stage, (out, count) in enumerate(zip(stages, counts, strict=True), 1):
+        for index in range(count):
             same = channels == out
             blocks.append(
                 Block(
@@ -81,8 +88,9 @@ def _basic_blocks(
 
 def resnet(
     task: Task,
-    depth: int,
+    counts: tuple[int, int, int],
     *,
+    name: str | None = None,
     width: float = 1.0,
     shortcut: str = "pad",
     gate: Gate | None = None,
@@ -91,16 +99,19 @@ def resnet(
     """A CIFAR ResNet (He et al. 2016, arXiv 1512.03385, section 4.2).
 
     Args:
-        depth: 6 n + 2: three stages of n blocks, of 16, 32 and 64 channels.
+        counts: blocks of its three stages, of 16, 32 and 64 channels; n each are ResNet-(6 n + 2).
+        name: of the network; None for "resnet-1-1-5" or so, after the counts.
         shortcut: of blocks that change the shape: "pad" (option A) or "projection" (option B).
     """
     channels = max(1, round(16 * width))
     stages = (channels, 2 * channels, 4 * channels)
-    blocks = _basic_blocks(
-        channels, stages, (depth - 2) // 6, shortcut, gate, gate_downsampling, relu=True
-    )
-    name = f"resnet{depth}" + ("-b" if shortcut == "projection" else "")
+    blocks = _basic_blocks(channels, stages, counts, shortcut, gate, gate_downsampling, relu=True)
+    name = name or _staged_name(counts)
     return _network(name, task, width, Conv(task.input_shape[2], channels), blocks)
+
+
+def _staged_name(counts: tuple[int, int, int]) -> str:
+    return f"resnet-{'-'.join(map(str, counts))}"
 
 
 def resnet_bottleneck(
@@ -177,7 +188,9 @@ def cosinegate8(
     """
     channels = max(1, round(32 * width))
     stages = tuple(channels << stage for stage in range(4))
-    blocks = _basic_blocks(channels, stages, 2, "projection", gate, gate_downsampling, relu=False)
+    blocks = _basic_blocks(
+        channels, stages, (2,) * 4, "projection", gate, gate_downsampling, relu=False
+    )
     return _network("cosinegate8", task, width, Conv(task.input_shape[2], channels), blocks)
 
 
@@ -236,10 +249,23 @@ def mobilenet_v2(
 
 
 DEPTHS = (8, 14, 20, 32, 56)
+UNEVEN = ((1, 1, 2), (1, 1, 5))
+"""Blocks per stage of ResNets that reach their smallest map early: good trunks for exits, because
+what an exit sees has all channels already, and their controls."""
+
+
+def _even(depth: int, **options: Any) -> Callable[..., Network]:
+    count = (depth - 2) // 6
+    return partial(resnet, counts=(count, count, count), **options)
+
 
 NETWORKS: Mapping[str, Callable[..., Network]] = {
-    **{f"resnet{depth}": partial(resnet, depth=depth) for depth in DEPTHS},
-    **{f"resnet{depth}-b": partial(resnet, depth=depth, shortcut="projection") for depth in DEPTHS},
+    **{f"resnet{depth}": _even(depth, name=f"resnet{depth}") for depth in DEPTHS},
+    **{
+        f"resnet{depth}-b": _even(depth, name=f"resnet{depth}-b", shortcut="projection")
+        for depth in DEPTHS
+    },
+    **{_staged_name(counts): partial(resnet, counts=counts) for counts in UNEVEN},
     "resnet29-bottleneck": partial(resnet_bottleneck, depth=29),
     "mobilenetv2": mobilenet_v2,
     "vgg11": vgg11,

@@ -100,6 +100,10 @@ def recipe_options(function: F) -> F:
                      help="Start from these weights; gates that they lack start as ever."),
         click.option("--cost", metavar="macs|TARGET",
                      help="What the penalty counts: MACs, or cycles of this target's cost table."),
+        click.option("--tau", type=click.FloatRange(0, 1, min_open=True), metavar="SHARE",
+                     help="Of the dense network's cost, which costs nothing; the recipe's else."),
+        click.option("--lr", type=click.FloatRange(0, min_open=True), metavar="RATE",
+                     help="Peak learning rate, instead of the recipe's."),
         click.option("--gate", metavar="KIND",
                      help="Kind of gate, or none, for the recipe's; an unknown name lists all."),
     ):  # fmt: skip

@@ -249,9 +249,9 @@ def mobilenet_v2(
 
 
 DEPTHS = (8, 14, 20, 32, 56)
-UNEVEN = ((1, 1, 2), (1, 1, 5))
-"""Blocks per stage of ResNets that reach their smallest map early: good trunks for exits, because
-what an exit sees has all channels already, and their controls."""
+UNEVEN = ((1, 1, 5), (1, 2, 1))
+"""Blocks per stage of ResNets that reach their smallest map early, as the trunk of recipe `exit`
+does, and of what they are compared with."""
 
 
 def _even(depth: int, **options: Any) -> Callable[..., Network]:

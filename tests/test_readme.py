@@ -136,17 +136,18 @@ def gates_table() -> list[str]:
     lines = [
         f"int8 plan in host C, n = {int(rows[0]['n_images']):,} test images of CIFAR-10, one seed:",
         "",
-        "| checkpoint | gates | accuracy | executed MACs | each gate at its majority | "
-        "decisions of other images |",
-        "|---|---|---|---|---|---|",
+        "| checkpoint | network | decides | epochs | accuracy | executed MACs | "
+        "each gate at its majority | decisions of other images |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         controls = ["-", "-"]
         if row["kind"] in GATE_KINDS:
-            majority = f"{float(row['top1_majority']):.2%} at {float(row['majority_macs']):,.0f}"
-            controls = [majority, f"{float(row['top1_shuffled']):.2%}"]
-        cells = [f"`models/{row['checkpoint']}`", row["kind"], f"{float(row['top1']):.2%}"]
-        cells += [f"{float(row['executed_macs']):,.0f}", *controls]
+            controls[0] = f"{float(row['top1_majority']):.2%} at {float(row['majority_macs']):,.0f}"
+        if row["kind"] in GATE_KINDS or row["left"]:
+            controls[1] = f"{float(row['top1_shuffled']):.2%}"
+        cells = [f"`{row['checkpoint']}`", row["network"], row["kind"], row["epochs"]]
+        cells += [f"{float(row['top1']):.2%}", f"{float(row['executed_macs']):,.0f}", *controls]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

@@ -3,6 +3,8 @@
 import csv
 import io
 from collections.abc import Mapping
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,9 @@ from cgate.core.data import load_dataset
 from cgate.core.errors import CgateError
 from cgate.core.plan import Bundle, Unit, load_bundle
 from cgate.core.progress import Silent
+from cgate.core.targets import find_target
 from cgate.export import reference
+from cgate.export.bundle import export_checkpoint
 from cgate.host_tools.cli import main
 from cgate.host_tools.gate_bench import SHUFFLE_SEED, bench_checkpoint, bench_gates, to_csv
 from synthetic import small_network, write_checkpoint
@@ -65,6 +69,29 @@ def test_the_row_is_what_the_reference_says(digits_checkpoint: Path, digits_bund
     assert [float(rate) for rate in rates.values()] == [
         round(float(rate), 4) for rate in learned.decisions.mean(axis=0)
     ]
+
+
+def test_the_row_of_exits_is_what_the_reference_says(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason='torch is missing: pip install "cgate[train]"')
+    from cgate.train.loop import train
+    from cgate.train.recipes import find_recipe
+
+    recipe = replace(find_recipe("exit-digits"), width=0.5, epochs=4, gate=None, consistency=0)
+    train(recipe, tmp_path / "exits", progress=Silent())
+    row = bench_checkpoint(tmp_path / "exits", None, IMAGES, Silent())
+    export_checkpoint(tmp_path / "exits", tmp_path / "bundle", find_target("cortex-m4"))
+    bundle = load_bundle(tmp_path / "bundle")
+    digits = load_dataset("digits")
+    images = reference.to_input(digits.test.images[:IMAGES])
+    result = reference.run(bundle.plan, bundle.weights, images)
+    reached = np.append(result.ran[:, [unit.index for unit in bundle.plan.exits]].sum(axis=0), 0)
+    reached[-1] = result.ran[:, -1].sum()
+    left = [(here - on) / IMAGES for here, on in pairwise(reached)]
+    assert row.left == f"s1b1 {left[0]:.4f}, s2b1 {left[1]:.4f}" and 0 < sum(left) < 1
+    assert (row.kind, row.epochs, row.open_rates) == ("exit", 4, "")
+    assert row.top1 == (result.classes == digits.test.labels[:IMAGES]).mean()
+    # Without gates there is nothing to hold.
+    assert (row.top1_majority, row.majority_macs) == (row.top1, row.executed_macs)
 
 
 def test_a_folder_of_checkpoints_gives_a_table(digits_checkpoint: Path, tmp_path: Path) -> None:

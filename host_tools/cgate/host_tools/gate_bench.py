@@ -39,6 +39,7 @@ class GateRow:
     Args:
         kind: of its gates; "none" for a network without.
         point: recipe that trained it, the operating point.
+        epochs: of its last training run; of the gated network for a frozen one.
         top1: with its gates.
         executed_macs: per image, mean; gates and exits included.
         dense_macs: of the same network without gates.
@@ -47,6 +48,7 @@ class GateRow:
         top1_shuffled: each image on the route of another one, so that rates and MACs stay.
         top1_float: of the float32 network, from the card.
         open_rates: "s1b0 0.8123, …": share of the images that reach the gate and find it open.
+        left: "s3b0 0.6123, …": share of all images that leave at this exit.
         n_images: test images.
         checkpoint: name of its folder.
     """
@@ -54,6 +56,7 @@ class GateRow:
     kind: str
     point: str
     network: str
+    epochs: int
     seed: int
     top1: float
     executed_macs: float
@@ -63,6 +66,7 @@ class GateRow:
     top1_shuffled: float
     top1_float: float
     open_rates: str
+    left: str
     n_images: int
     checkpoint: str
 
@@ -119,7 +123,7 @@ def bench_checkpoint(
     """
     checkpoint = load_checkpoint(folder)
     card = checkpoint.card
-    missing = [key for key in ("recipe", "gate", "seed", "accuracy") if key not in card]
+    missing = [key for key in ("recipe", "gate", "seed", "epochs", "accuracy") if key not in card]
     missing += [] if "name" in card.get("data", {}) else ["data.name"]
     if missing:
         raise CgateError(
@@ -161,17 +165,20 @@ def _row(checkpoint: Checkpoint, plan: Plan, learned: _Pass) -> GateRow:
     card = checkpoint.card
     gate = card["gate"]
     ran = plan.ran(learned.decisions.astype(bool))
-    rates = [
-        f"{unit.block} {learned.decisions[ran[:, unit.index], i].mean():.4f}"
-        for i, unit in enumerate(plan.gates)
-        if unit.role == "gate" and ran[:, unit.index].any()
-    ]
+    rates, left = [], []
+    for unit, opened in zip(plan.gates, learned.decisions.T, strict=True):
+        reached = ran[:, unit.index]
+        if unit.role == "exit":
+            left.append(f"{unit.block} {(reached & (opened == 0)).mean():.4f}")
+        elif reached.any():
+            rates.append(f"{unit.block} {opened[reached].mean():.4f}")
     top1, executed = float(learned.right.mean()), float(plan.executed_macs(ran).mean())
     kind = gate["kind"] if gate else "exit" if plan.gates else "none"
     return GateRow(
         kind=f"{kind}-frozen" if "frozen_from" in card else kind,
         point=card["recipe"]["name"],
         network=card["network"]["name"],
+        epochs=card["epochs"],
         seed=card["seed"],
         top1=top1,
         executed_macs=round(executed, 1),
@@ -181,6 +188,7 @@ def _row(checkpoint: Checkpoint, plan: Plan, learned: _Pass) -> GateRow:
         top1_shuffled=top1,
         top1_float=card["accuracy"]["test"],
         open_rates=", ".join(rates),
+        left=", ".join(left),
         n_images=len(learned.right),
         checkpoint=checkpoint.folder.name,
     )

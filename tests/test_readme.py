@@ -187,6 +187,41 @@ def savings_table() -> list[str]:
     ]
 
 
+EXITS = "results/resnet-1-1-5-exit-taught/measure.json"
+
+
+def exits_table() -> list[str]:
+    """The README's table of where images leave, and what that saves."""
+    value = json.loads((ROOT / EXITS).read_text())
+    cycles, board = value["accounts"][-1], value["board"]
+    times, saved = cycles["latency_ms"], cycles["savings"]["total"]
+    lines = [
+        f"`models/{Path(EXITS).parent.name}` on {value['target']}, n = {value['images']:,} "
+        f"{value['split']} images of CIFAR-10, int8:",
+        "",
+        "| answers | images | of them right | MACs | instructions |",
+        "|---|---|---|---|---|",
+    ]
+    for row in value["answers"]:
+        name = f"exit behind {row['block']}" if row["block"] else "head"
+        counts = f"{row['macs_mean']:,.0f} | {row['instructions_mean']:,.0f}"
+        lines.append(f"| {name} | {row['share']:.1%} | {row['accuracy']:.1%} | {counts} |")
+    return [
+        *lines,
+        "",
+        f"Accuracy {value['accuracy']['value']:.2%} at {value['macs']['executed']['mean']:,.0f} "
+        f"MACs: {saved['macs']:.1%} of the MACs saved are {saved['cost']:.1%} of the modelled "
+        f"cycles. Modelled latency at {board['clock_hz'] / 1e6:g} MHz: {times['mean']:.1f} ms on "
+        f"average, median {times['median']:.1f} ms, worst case {times['worst']:.1f} ms.",
+    ]
+
+
+def test_the_exits_table_is_what_results_say() -> None:
+    match = re.search(rf"<!-- table: {EXITS} -->\n(.*?)<!-- end -->", README, re.S)
+    assert match is not None
+    assert match.group(1).strip().splitlines() == exits_table()
+
+
 def test_the_savings_table_and_picture_are_what_results_say() -> None:
     match = re.search(
         r"<!-- table: results/resnet20-balanced/measure.json -->\n(.*?)<!-- end -->", README, re.S

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import struct
 from pathlib import Path
 
@@ -64,7 +65,8 @@ def test_events_say_what_the_log_says(trained: Path) -> None:
         assert [value for _, value in points] == pytest.approx([v for _, v in expected], abs=1e-6)
 
 
-def test_a_resumed_run_has_each_epoch_once(tiny: Recipe, tmp_path: Path) -> None:
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_resumed_run_has_each_epoch_once(copied: bool, tiny: Recipe, tmp_path: Path) -> None:
     class Stop(Silent):
         def message(self, text: str) -> None:
             if text.startswith("epoch 2/"):
@@ -73,8 +75,11 @@ def test_a_resumed_run_has_each_epoch_once(tiny: Recipe, tmp_path: Path) -> None
     with pytest.raises(KeyboardInterrupt):
         train(tiny, tmp_path, progress=Stop())
     assert (tmp_path / "curves.png").exists()
+    if copied:  # without its events, which are made from the log
+        shutil.rmtree(tmp_path / "tensorboard")
     train(tiny, tmp_path, progress=Silent())
     assert [step for step, _ in events(tmp_path)["train/loss"]] == [1, 2, 3]
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 1
     assert len(json.loads((tmp_path / "run.json").read_text())["seconds"]) == 3
 
 

@@ -68,13 +68,15 @@ class Writer(Protocol):
         """Write all points, and stop."""
 
 
-def _event_writer(folder: Path, first: int) -> Writer | None:
-    """Writes TensorBoard events from step `first` on; None if tensorboard is not installed."""
+def _event_writer(folder: Path) -> Writer | None:
+    """Writes TensorBoard events, in place of those there; None if tensorboard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    writer: Writer = SummaryWriter(str(folder), purge_step=first)
+    for path in folder.glob("events.out.tfevents.*"):
+        path.unlink()
+    writer: Writer = SummaryWriter(str(folder))
     return writer
 
 
@@ -131,7 +133,9 @@ class Record:
         self._started = len(log)
         write_text(out / README, EXPLANATION)
         self._write_run()
-        self._writer = _event_writer(out / EVENTS, len(log) + 1)
+        # Written anew from the log: TensorBoard would order the files of two starts by their names.
+        self._writer = _event_writer(out / EVENTS)
+        self._add_events(log)
 
     def _write_run(self) -> None:
         facts = {"schema": SCHEMA, **self._facts, "cgate": __version__, "commit": commit()}
@@ -154,14 +158,7 @@ class Record:
         lines += [",".join(str(value) for value in each.values()) for each in self._log]
         write_text(self._out / LOG, "\n".join(lines) + "\n")
         self._write_run()
-        if self._writer is not None:
-            try:
-                for key, value in row.items():
-                    if key != "epoch":
-                        self._writer.add_scalar(key.replace("_", "/", 1), value, row["epoch"])
-                self._writer.flush()
-            except OSError as error:
-                raise write_error(self._out / EVENTS, error) from error
+        self._add_events([row])
         if now - self._drawn > CURVES_EVERY_S:
             self.draw()
         text = duration(self._seconds[-1])
@@ -171,6 +168,18 @@ class Record:
             recent = self._seconds[self._started - len(self._log) :]
             text += f", about {duration(left * sum(recent) / len(recent))} left"
         return text
+
+    def _add_events(self, rows: Sequence[Row]) -> None:
+        if self._writer is None:
+            return
+        try:
+            for row in rows:
+                for key, value in row.items():
+                    if key != "epoch":
+                        self._writer.add_scalar(key.replace("_", "/", 1), value, row["epoch"])
+            self._writer.flush()
+        except OSError as error:
+            raise write_error(self._out / EVENTS, error) from error
 
     def draw(self) -> None:
         """Draw curves.png, if there is an epoch to draw and matplotlib is installed."""

@@ -1,6 +1,7 @@
 """Early exits in training: the loss, the choice of the margin, and what the card tells."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor
 from cgate.core.checkpoint import load_checkpoint
 from cgate.core.data import load_dataset
 from cgate.core.errors import CgateError
+from cgate.core.files import read_json, write_json
 from cgate.core.network import Exit, Gate, Network, network_macs
 from cgate.core.plan import load_bundle
 from cgate.core.progress import Silent
@@ -320,6 +322,11 @@ def test_other_margins_change_who_leaves_and_nothing_else(
     assert cheap["executed_macs"] < careful["executed_macs"]
     for name in ("model.safetensors", "ranges.json"):
         assert (tmp_path / "cheap" / name).read_bytes() == (checkpoint / name).read_bytes()
+    # What other commands wrote into the card stays there: export takes qat's ranges.
+    tuned = tmp_path / "tuned"
+    shutil.copytree(checkpoint, tuned)
+    write_json(tuned / "card.json", {**read_json(tuned / "card.json", ""), "qat": {"ranges": "x"}})
+    assert choose_margins(tuned, tmp_path / "kept", share=0.5) == {**cheap, "qat": {"ranges": "x"}}
     # The budget that it was trained with gives the same checkpoint again.
     same = choose_margins(checkpoint, tmp_path / "cheap", loss=0.005)
     assert same == json.loads((checkpoint / "card.json").read_text())

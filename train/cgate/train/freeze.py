@@ -20,7 +20,7 @@ from cgate.train.frozen import frozen_network, frozen_weights, majority
 from cgate.train.models import GatedResNet
 from cgate.train.ranges import load_model, load_training_data, measure_ranges
 from cgate.train.recipes import recipe_from_json
-from cgate.train.resume import STATE
+from cgate.train.resume import check_new_folder
 
 
 def freeze(
@@ -48,8 +48,7 @@ def freeze(
     network = model.network
     if not network.gated:
         raise CgateError(f"{folder} has no gates: {network.name} is static already")
-    if (out / STATE).exists() or out.resolve() == folder.resolve():
-        raise CgateError(f"{out} holds another run", "choose another --out")
+    check_new_folder(out, folder)
     recipe = recipe_from_json(card.get("recipe"))
     dataset = load_training_data(folder, card, data_dir)
     shown.message(f"each gate's decisions on {len(dataset.validation):,} validation images")

@@ -14,7 +14,7 @@ from cgate.train.card import make_card
 from cgate.train.evaluate import collect, score, set_margins
 from cgate.train.ranges import load_model, load_training_data
 from cgate.train.recipes import recipe_from_json
-from cgate.train.resume import STATE
+from cgate.train.resume import check_new_folder
 
 
 def choose_margins(
@@ -43,21 +43,23 @@ def choose_margins(
             something, or the data cannot be read.
     """
     model, card = load_model(folder)
-    recipe = recipe_from_json(card.get("recipe"))
-    if recipe.exits is None:
+    if not model.network.exits:
         raise CgateError(
             f"{folder} has no exits: {model.network.name} answers every image at its head",
             "cgate train --recipe exit trains a network with exits",
         )
-    if (out / STATE).exists() or out.resolve() == folder.resolve():
-        raise CgateError(f"{out} holds another run", "choose another --out")
+    check_new_folder(out, folder)
+    recipe = recipe_from_json(card.get("recipe"))
+    if recipe.exits is None:
+        raise CgateError(f"{folder / CARD}: its recipe has no exits", "train the checkpoint again")
     settings = replace(recipe.exits, share=share, loss=loss)
     recipe = replace(recipe, exits=settings)
     dataset = load_training_data(folder, card, data_dir)
     answers = collect(model, dataset.validation)
     set_margins(model, answers, settings)
     validation = score(model.network, answers)
-    new = make_card(model, recipe, dataset, validation, progress or Silent())
+    # What `cgate qat` or `cgate freeze` wrote there holds for other margins too.
+    new = {**card, **make_card(model, recipe, dataset, validation, progress or Silent())}
     try:
         kept = {name: (folder / name).read_bytes() for name in (WEIGHTS, RANGES)}
     except OSError as error:

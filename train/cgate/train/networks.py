@@ -11,7 +11,6 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from cgate.core.data import Dataset
 from cgate.core.errors import CgateError
@@ -90,7 +89,6 @@ def resnet(
     task: Task,
     counts: tuple[int, int, int],
     *,
-    name: str | None = None,
     width: float = 1.0,
     shortcut: str = "pad",
     gate: Gate | None = None,
@@ -100,18 +98,19 @@ def resnet(
 
     Args:
         counts: blocks of its three stages, of 16, 32 and 64 channels; n each are ResNet-(6 n + 2).
-        name: of the network; None for "resnet-1-1-5" or so, after the counts.
         shortcut: of blocks that change the shape: "pad" (option A) or "projection" (option B).
     """
     channels = max(1, round(16 * width))
     stages = (channels, 2 * channels, 4 * channels)
     blocks = _basic_blocks(channels, stages, counts, shortcut, gate, gate_downsampling, relu=True)
-    name = name or _staged_name(counts)
+    name = _resnet_name(counts) + ("-b" if shortcut == "projection" else "")
     return _network(name, task, width, Conv(task.input_shape[2], channels), blocks)
 
 
-def _staged_name(counts: tuple[int, int, int]) -> str:
-    return f"resnet-{'-'.join(map(str, counts))}"
+def _resnet_name(counts: tuple[int, int, int]) -> str:
+    """Such as "resnet20", or "resnet-1-1-5" for stages of different lengths."""
+    even = len(set(counts)) == 1
+    return f"resnet{6 * counts[0] + 2}" if even else f"resnet-{'-'.join(map(str, counts))}"
 
 
 def resnet_bottleneck(
@@ -249,23 +248,17 @@ def mobilenet_v2(
 
 
 DEPTHS = (8, 14, 20, 32, 56)
+EVEN = tuple((count, count, count) for count in ((depth - 2) // 6 for depth in DEPTHS))
 UNEVEN = ((1, 1, 5), (1, 2, 1))
 """Blocks per stage of ResNets that reach their smallest map early, as the trunk of recipe `exit`
 does, and of what they are compared with."""
 
-
-def _even(depth: int, **options: Any) -> Callable[..., Network]:
-    count = (depth - 2) // 6
-    return partial(resnet, counts=(count, count, count), **options)
-
-
 NETWORKS: Mapping[str, Callable[..., Network]] = {
-    **{f"resnet{depth}": _even(depth, name=f"resnet{depth}") for depth in DEPTHS},
+    **{_resnet_name(counts): partial(resnet, counts=counts) for counts in (*EVEN, *UNEVEN)},
     **{
-        f"resnet{depth}-b": _even(depth, name=f"resnet{depth}-b", shortcut="projection")
-        for depth in DEPTHS
+        f"{_resnet_name(counts)}-b": partial(resnet, counts=counts, shortcut="projection")
+        for counts in EVEN
     },
-    **{_staged_name(counts): partial(resnet, counts=counts) for counts in UNEVEN},
     "resnet29-bottleneck": partial(resnet_bottleneck, depth=29),
     "mobilenetv2": mobilenet_v2,
     "vgg11": vgg11,

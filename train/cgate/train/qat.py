@@ -32,7 +32,7 @@ from cgate.train.losses import imitation
 from cgate.train.models import GatedResNet, Output
 from cgate.train.ranges import load_model, load_training_data
 from cgate.train.recipes import Recipe, recipe_from_json
-from cgate.train.resume import STATE, epoch_generator
+from cgate.train.resume import check_new_folder, epoch_generator
 
 NEAR = 0.25
 """A gate's logit this far off costs half: eight int8 steps."""
@@ -231,8 +231,7 @@ def qat(
     shown = progress or Silent()
     checkpoint = load_checkpoint(folder)
     model, card = load_model(folder)
-    if (out / STATE).exists() or out.resolve() == folder.resolve():
-        raise CgateError(f"{out} holds another run", "choose another --out")
+    check_new_folder(out, folder)
     recipe = recipe_from_json(card.get("recipe"))
     dataset = load_training_data(folder, card, data_dir)
     fitting = Fitting(checkpoint, model, recipe, tuning)

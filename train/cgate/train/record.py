@@ -69,14 +69,21 @@ class Writer(Protocol):
 
 
 def _event_writer(folder: Path) -> Writer | None:
-    """Writes TensorBoard events, in place of those there; None if tensorboard is not installed."""
+    """Writes TensorBoard events, in place of those there; None if tensorboard is not installed.
+
+    Raises:
+        CgateError: the folder cannot be written.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    for path in folder.glob("events.out.tfevents.*"):
-        path.unlink()
-    writer: Writer = SummaryWriter(str(folder))
+    try:
+        for path in folder.glob("events.out.tfevents.*"):
+            path.unlink()
+        writer: Writer = SummaryWriter(str(folder))
+    except OSError as error:
+        raise write_error(folder, error) from error
     return writer
 
 

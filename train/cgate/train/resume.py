@@ -76,6 +76,16 @@ def claim(out: Path, recipe: Mapping[str, Any]) -> None:
     write_json(out / STATE, {"schema": SCHEMA, "recipe": recipe, "log": []})
 
 
+def check_new_folder(out: Path, folder: Path) -> None:
+    """Refuse to write the checkpoint made from `folder` over it, or over a run under way.
+
+    Raises:
+        CgateError: `out` is `folder`, or holds the state of a run.
+    """
+    if (out / STATE).exists() or out.resolve() == folder.resolve():
+        raise CgateError(f"{out} holds another run", "choose another --out")
+
+
 def load_state(
     out: Path,
     recipe: Mapping[str, Any],

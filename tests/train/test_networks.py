@@ -59,6 +59,8 @@ def parameters(network: Network) -> int:
         ("resnet56", 1.0, 125.49, 853_018),
         # ResNet-8, and four blocks of two convolutions of 64 channels on 8x8 pixels.
         ("resnet-1-1-5", 1.0, 12.24 + 4 * 2 * 0.036864 * 64, 75_290 + 4 * 2 * (9 * 64 * 64 + 128)),
+        # ResNet-14, and three of them: as many multiply-accumulates as ResNet-20.
+        ("resnet-2-2-5", 1.0, 40.55, 172_506 + 3 * 2 * (9 * 64 * 64 + 128)),
         # Collections print 152.7 M and 9,231,114 for VGG-11; its pools and 2,752 needless biases.
         ("vgg11", 1.0, 152.87, 9_231_114 - 2_752),
         # 136.8 M in residual branches, 1.6 M in projections, 0.9 M in the stem.

@@ -249,7 +249,7 @@ def mobilenet_v2(
 
 DEPTHS = (8, 14, 20, 32, 56)
 EVEN = tuple((count, count, count) for count in ((depth - 2) // 6 for depth in DEPTHS))
-UNEVEN = ((1, 1, 5), (1, 2, 1))
+UNEVEN = ((1, 1, 5), (2, 2, 5), (1, 2, 1))
 """Blocks per stage of ResNets that reach their smallest map early, as the trunk of recipe `exit`
 does, and of what they are compared with."""
 

@@ -217,6 +217,18 @@ def test_the_trunk_feels_the_distillation_only_when_asked(through: bool) -> None
     assert (moved == predictors) is not through
 
 
+def test_the_distillation_is_the_unexplained_share_of_the_variance() -> None:
+    cir = torch.linspace(0.9, 1.1, 50)
+    logit = torch.zeros(50)
+    for scale in (1.0, 0.1):
+        for predicted, share in ((cir, 0.0), (cir.mean().expand(50), 1.0), (2 - cir, 4.0)):
+            score = Score(logit, predicted=scale * predicted, cir=scale * cir)
+            assert distillation([score]).item() == pytest.approx(share, rel=0.05, abs=1e-6)  # type: ignore[union-attr]
+    constant = Score(logit, predicted=cir, cir=torch.ones(50))
+    assert math.isfinite(distillation([constant]).item())  # type: ignore[union-attr]
+    assert distillation([Score(logit)]) is None
+
+
 def test_the_predictor_learns_the_true_cir() -> None:
     model = settled("cir-predicted")
     predictor = [value for name, value in model.named_parameters() if ".gate.predict" in name]

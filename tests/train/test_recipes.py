@@ -92,7 +92,7 @@ def test_random_gates_open_at_the_rate_that_meets_tau(tau: float) -> None:
 
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_an_ablation_changes_one_thing_and_the_name(name: str) -> None:
-    recipe = find_recipe("balanced").with_gate("cir")
+    recipe = find_recipe("balanced").with_gate("cir-predicted")
     ablated = recipe.ablated(name)
     differ = [
         field.name
@@ -107,6 +107,7 @@ def test_an_ablation_changes_one_thing_and_the_name(name: str) -> None:
 def test_there_must_be_something_to_take_away() -> None:
     for recipe, name, message in (
         (find_recipe("balanced"), "no-cir", "controller gates, which do without CIR"),
+        (find_recipe("balanced"), "felt-cir", "controller gates, which predict no CIR"),
         (find_recipe("demo-cifar10"), "no-consistency", "changes nothing"),
         (find_recipe("balanced").dense(), "no-noise", "has no gates"),
         (find_recipe("balanced"), "no-gates", "known are no-cir"),

@@ -65,6 +65,9 @@ SCALAR_FACTOR = 10.0
 """Adam moves every number by the same step. A logit that hangs on one number, and not on layers
 of weights that move together, needs longer ones."""
 
+PREDICTOR_FACTOR = 5.0
+"""A predictor follows a CIR that moves as long as the trunk learns."""
+
 LOOK_EVERY = 50
 """Steps between two looks at the loss on a GPU, which has to wait for each of them."""
 
@@ -84,12 +87,16 @@ def one_cycle(done: float, rise: float) -> float:
 def _optimizers(model: GatedResNet, recipe: Recipe) -> dict[str, Optimizer]:
     gates: list[Tensor] = []
     scalars: list[Tensor] = []
+    predictors: list[Tensor] = []
     plain: list[Tensor] = []
     decayed: list[Tensor] = []
     for name, value in model.named_parameters():
         _, _, of_gate = name.partition(".gate.")
         if of_gate:
-            (scalars if of_gate in GATE_SCALARS else gates).append(value)
+            if of_gate in GATE_SCALARS:
+                scalars.append(value)
+            else:
+                (predictors if of_gate.startswith("predict") else gates).append(value)
         else:
             (decayed if value.ndim > 1 else plain).append(value)
     groups: list[dict[str, Any]] = [
@@ -99,13 +106,14 @@ def _optimizers(model: GatedResNet, recipe: Recipe) -> dict[str, Optimizer]:
     optimizers: dict[str, Optimizer] = {
         "trunk": SGD(groups, recipe.lr, momentum=0.9, nesterov=True)
     }
-    if gates or scalars:
+    if gates or scalars or predictors:
         # A gate's gradient is orders of magnitude below that of a convolution; Adam rescales it.
-        both: list[dict[str, Any]] = [
+        kinds: list[dict[str, Any]] = [
             {"params": gates},
             {"params": scalars, "factor": SCALAR_FACTOR},
+            {"params": predictors, "factor": PREDICTOR_FACTOR},
         ]
-        optimizers["gates"] = Adam([each for each in both if each["params"]], recipe.gate_lr)
+        optimizers["gates"] = Adam([each for each in kinds if each["params"]], recipe.gate_lr)
     return optimizers
 
 

@@ -78,7 +78,8 @@ class Recipe:
         gate_downsampling: gate the blocks that change the shape too.
         gate_bias: logit of an untrained gate; it starts open.
         gate_lr: peak learning rate of the gates' weights (Adam).
-        distillation: weight of the error of predicted CIRs ("cir-predicted").
+        distillation: weight of the share of the CIRs' variance that their predictions leave
+            ("cir-predicted").
         cir_gradient: let the trunk feel that its CIR is predicted ("cir-predicted").
         tau: share of the dense network's cost that costs nothing.
         cost: what tau is a share of: "macs", or cycles of this target's cost table.
@@ -227,6 +228,11 @@ class Recipe:
                     "--gate cir --ablation no-cir",
                 )
             changes["gate"] = Gate("controller", self.gate.hidden)
+        if name == "felt-cir" and self.gate.kind != "cir-predicted":
+            raise CgateError(
+                f"recipe {self.name} has {self.gate.kind} gates, which predict no CIR",
+                "--gate cir-predicted --ablation felt-cir",
+            )
         ablated = replace(self, name=f"{self.name}-{name}", **changes)
         if replace(ablated, name=self.name) == self:
             raise CgateError(f"--ablation {name} changes nothing in recipe {self.name}")
@@ -381,10 +387,12 @@ ABLATIONS: Mapping[str, Mapping[str, Any]] = {
     "no-noise": {"noise": 0.0},
     "soft-gates": {"hard": False},
     "no-penalty": {"cost_weight": 0.0},
+    "felt-cir": {"cir_gradient": True},
 }
 """What `Recipe.ablated` changes: what CosineGate names (arXiv 2512.22206), and a few more.
 
-A short warm-up is 10 of 160 epochs instead of 40. "no-cir" leaves the controller alone.
+A short warm-up is 10 of 160 epochs instead of 40. "no-cir" leaves the controller alone. "felt-cir"
+lets the trunk feel that its CIR is predicted.
 """
 
 

@@ -106,14 +106,15 @@ def _optimizers(model: GatedResNet, recipe: Recipe) -> dict[str, Optimizer]:
     optimizers: dict[str, Optimizer] = {
         "trunk": SGD(groups, recipe.lr, momentum=0.9, nesterov=True)
     }
-    if gates or scalars or predictors:
+    kinds: list[dict[str, Any]] = [
+        {"params": gates},
+        {"params": scalars, "factor": SCALAR_FACTOR},
+        {"params": predictors, "factor": PREDICTOR_FACTOR},
+    ]
+    learning = [each for each in kinds if each["params"]]
+    if learning:
         # A gate's gradient is orders of magnitude below that of a convolution; Adam rescales it.
-        kinds: list[dict[str, Any]] = [
-            {"params": gates},
-            {"params": scalars, "factor": SCALAR_FACTOR},
-            {"params": predictors, "factor": PREDICTOR_FACTOR},
-        ]
-        optimizers["gates"] = Adam([each for each in kinds if each["params"]], recipe.gate_lr)
+        optimizers["gates"] = Adam(learning, recipe.gate_lr)
     return optimizers
 
 

@@ -16,7 +16,7 @@ TEMPERATURE = 2.0
 """Softens a teacher's answers before a student learns from them."""
 
 LEAST_VARIANCE = 1e-6
-"""Of a CIR, beside 6e-4 to 5e-3 in trained networks: one that is constant is no division by 0."""
+"""Of a CIR, far below what images make of it: one that is constant is no division by 0."""
 
 
 def imitation(student: Tensor, teacher: Tensor) -> Tensor:
@@ -112,8 +112,8 @@ def bandpass(gates: Iterable[Tensor], floor: float, ceiling: float) -> Tensor:
 def distillation(scores: Iterable[Score]) -> Tensor | None:
     """Share of the CIR's variance that its prediction leaves, 1 - R^2, mean over the gates.
 
-    Relative to the variance, because the CIR of one block may differ between images a third as
-    much as that of another. Above 1 where the batch's mean predicts better.
+    Relative to the variance, because the CIRs of some blocks differ between images much less than
+    those of others. Above 1 where the batch's mean predicts better.
 
     Returns:
         A scalar, float32; None if no gate predicts.

@@ -13,11 +13,24 @@ BATCH_NORM_EPSILON = 1e-5  # torch's default; SPEC.md, section 3
 
 
 @dataclass(frozen=True)
+class Inputs:
+    """What training saw of a layer's inputs: float64 mean and variance of each channel (in)."""
+
+    mean: NDArray[np.float64]
+    variance: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class FloatConv:
-    """A convolution's float64 parameters: weights (out, kh, kw, in / groups), bias (out)."""
+    """A convolution's float64 parameters: weights (out, kh, kw, in / groups), bias (out).
+
+    Args:
+        inputs: where they are known, so that quantisation can tell what a weight is worth.
+    """
 
     weights: NDArray[np.float64]
     bias: NDArray[np.float64]
+    inputs: Inputs | None = None
 
 
 def _folded(checkpoint: Checkpoint, conv: str, norm: str) -> FloatConv:
@@ -63,6 +76,7 @@ def _gate(checkpoint: Checkpoint, kind: str, name: str) -> dict[str, FloatConv]:
         "fc1": FloatConv(
             np.concatenate([standard, np.concatenate([own1.weights, unseen], axis=3)]),
             np.concatenate([offset, own1.bias]),
+            Inputs(middle, variance),
         ),
         "fc2": FloatConv(
             gamma * np.concatenate([CIR_SPREAD * predict2.weights, own2.weights], axis=3),

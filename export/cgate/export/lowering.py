@@ -40,7 +40,7 @@ from cgate.export.fixedpoint import (
     mean_multiplier,
     quantize_multiplier,
 )
-from cgate.export.fold import FloatConv
+from cgate.export.fold import FloatConv, Inputs
 from cgate.export.quantize import (
     RangeTable,
     Scale,
@@ -186,7 +186,10 @@ class Lowering(Draft):
         multiplier, shift = mean_multiplier(factor, height * width)
         layer = self.layers[f"{gate}.fc1"]
         magnified = np.repeat([factor, 1.0], channels)
-        self.layers[f"{gate}.fc1"] = FloatConv(layer.weights / magnified, layer.bias)
+        inputs = layer.inputs and Inputs(
+            layer.inputs.mean * magnified, layer.inputs.variance * magnified**2
+        )
+        self.layers[f"{gate}.fc1"] = FloatConv(layer.weights / magnified, layer.bias, inputs)
         macs = 2 * height * width * channels
         return MeanMax(
             source, output, fine, multiplier, shift, macs, "mean_max_s8__ref", "portable"

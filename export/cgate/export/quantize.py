@@ -12,13 +12,16 @@ from cgate.core.checkpoint import Range, Ranges
 from cgate.core.errors import CgateError
 from cgate.core.histogram import Histogram
 from cgate.export.fixedpoint import quantize_multiplier
-from cgate.export.fold import FloatConv
+from cgate.export.fold import FloatConv, Inputs
 
 RANGE_CHOICES = ("minmax", "percentile", "mse")
 DEFAULT_RANGES = "mse"
 
 SHRINK = tuple(percent / 100 for percent in range(100, 19, -2))
 """Factors of the observed range among which the choice mse looks for the least error."""
+
+WEIGHT_SHRINK = tuple(0.9**i for i in range(60))
+"""The same for a row of weights, of which a few may be hundreds of times the others."""
 
 ZERO_RELU = -128  # zero point of tensors that are never negative: all 256 codes are used
 
@@ -243,6 +246,26 @@ def check_accumulators(
         )
 
 
+def _suited(conv: FloatConv, inputs: Inputs, source: Scale) -> FloatConv:
+    """A 1x1 layer with the weights that int8 inputs and weights serve best (SPEC.md, 5.6).
+
+    Training divides an input that hardly varies by next to nothing. Such a weight would set the
+    scale of all others of its row, and multiply what is the input's rounding alone.
+    """
+    # Least mean squares for inputs that carry their rounding as noise, taken as independent.
+    variance = np.maximum(inputs.variance, 0)
+    seen = variance + source.scale**2 / 12
+    wanted = conv.weights * (variance / seen)
+    largest = np.abs(wanted).max(axis=3, keepdims=True)
+    best, least = wanted, np.full_like(largest, np.inf)
+    for share in WEIGHT_SHRINK:
+        step = np.where(largest > 0, largest * share / 127, 1.0)
+        weights = np.clip(np.rint(wanted / step), -127, 127) * step
+        error = (seen * (weights - wanted) ** 2).sum(axis=3, keepdims=True)
+        best, least = np.where(error < least, weights, best), np.minimum(error, least)
+    return FloatConv(best, conv.bias + ((conv.weights - best) @ inputs.mean)[:, 0, 0])
+
+
 def quantize_conv(conv: FloatConv, source: Scale, target: Scale, name: str) -> QuantConv:
     """Quantise weights per output channel and derive bias and requantisation.
 
@@ -254,6 +277,8 @@ def quantize_conv(conv: FloatConv, source: Scale, target: Scale, name: str) -> Q
     Raises:
         CgateError: an accumulator could leave int32: the layer cannot be computed in int8.
     """
+    if conv.inputs is not None:
+        conv = _suited(conv, conv.inputs, source)
     largest = np.abs(conv.weights).reshape(len(conv.bias), -1).max(axis=1)
     # A channel whose weights (almost) vanish still has its bias to represent.
     floor = np.abs(conv.bias) / (source.scale * MAX_BIAS)

@@ -1,5 +1,7 @@
 """What a GPU needs, tested through code that does not care where it runs."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,10 +11,13 @@ pytest.importorskip("torch", reason='pip install "cgate[train]"')
 import torch
 
 from cgate.core.network import Gate
-from cgate.train.device import compiled_bodies
+from cgate.train.device import compiled_bodies, fast_dtype
 from cgate.train.gates import all_open
+from cgate.train.loop import settled
 from cgate.train.models import GatedResNet
 from cgate.train.networks import Task, build_network
+from cgate.train.recipes import find_recipe
+from cgate.train.resume import claim
 
 
 def test_compiled_bodies_compute_the_same_and_are_compiled_once_per_shape() -> None:
@@ -61,3 +66,26 @@ def test_compiled_bodies_train() -> None:
     # Batch norm's running statistics move inside of what is compiled.
     for name, buffer in models[0].named_buffers():
         torch.testing.assert_close(models[1].get_buffer(name), buffer, msg=name)
+
+
+@pytest.mark.parametrize(("has", "expected"), [(True, "bfloat16"), (False, "float32")])
+def test_bfloat16_is_for_machines_that_have_it(
+    has: bool, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has)
+    assert fast_dtype(torch.device("cpu")) == expected
+    monkeypatch.setattr("cgate.train.loop.pick_device", lambda: torch.device("cpu"))
+    recipe = find_recipe("cgate")
+    assert settled(recipe).dtype == settled(recipe, tmp_path).dtype == expected
+    for asked in ("float32", "bfloat16"):
+        chosen = replace(recipe, dtype=asked)
+        assert settled(chosen) is chosen
+        # A run that has begun goes on as it began, on whatever machine.
+        claim(tmp_path, chosen.to_json())
+        assert settled(recipe, tmp_path) == chosen
+
+
+def test_what_cannot_be_read_begins_nothing(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text("{")
+    recipe = find_recipe("cgate")
+    assert settled(recipe, tmp_path) == settled(recipe)

@@ -9,7 +9,7 @@ from pathlib import Path
 from cgate.core.data import load_dataset
 from cgate.core.progress import Silent
 from cgate.train.device import accelerated, describe
-from cgate.train.loop import Run, enough_threads
+from cgate.train.loop import Run, enough_threads, settled
 from cgate.train.recipes import Recipe
 from cgate.train.world import ALONE, World, joined
 
@@ -52,6 +52,7 @@ def estimate_epoch(recipe: Recipe, steps: int, data_dir: Path | None = None) -> 
 
 def _estimate(recipe: Recipe, steps: int, data_dir: Path | None, world: World = ALONE) -> Estimate:
     dataset = load_dataset(recipe.data, data_dir)
+    recipe = settled(recipe)
     images = len(dataset.train.labels[: recipe.limit])
     per_epoch = images // recipe.batch
     # An epoch over so few images that it has `steps` steps: the real loop, with its waits.

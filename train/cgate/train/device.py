@@ -23,6 +23,20 @@ def describe(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
+def fast_dtype(device: torch.device) -> str:
+    """The dtype of convolutions that `device` trains fastest with, a key of `Recipe.dtype`.
+
+    A CPU without bfloat16 instructions emulates them, at many times the time of float32.
+    """
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = (
+            torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # type: ignore[no-untyped-call]
+        )
+    return "bfloat16" if fast else "float32"
+
+
 @contextlib.contextmanager
 def compiled_bodies(model: GatedResNet, backend: str | Callable[..., object]) -> Iterator[None]:
     """Run the blocks' bodies, where nearly all the work is, through torch.compile.

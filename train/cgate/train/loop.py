@@ -23,7 +23,7 @@ from cgate.core.network import network_macs
 from cgate.core.progress import Progress, Silent
 from cgate.train.batches import Batches
 from cgate.train.card import make_card
-from cgate.train.device import accelerated, describe, pick_device
+from cgate.train.device import accelerated, describe, fast_dtype, pick_device
 from cgate.train.epochs import collapse, epoch_line, epoch_row
 from cgate.train.evaluate import (
     Evaluation,
@@ -49,6 +49,7 @@ from cgate.train.resume import (
     STATE,
     Row,
     State,
+    begun_dtype,
     check_recipe,
     claim,
     epoch_generator,
@@ -332,6 +333,14 @@ def enough_threads(run: Run) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def settled(recipe: Recipe, out: Path | None = None) -> Recipe:
+    """`recipe` with the dtype of the run in `out`, or of this machine, where it leaves it open."""
+    if recipe.dtype != "auto":
+        return recipe
+    begun = None if out is None else begun_dtype(out)
+    return replace(recipe, dtype=begun or fast_dtype(pick_device()))
+
+
 def _finished(out: Path, recipe: Recipe) -> dict[str, Any] | None:
     """The card in `out` if a run of this recipe is finished there.
 
@@ -390,6 +399,7 @@ def train(
     with joined() as world:
         if not world.main:
             progress = Silent()
+        recipe = world.share(settled(recipe, out) if world.main else recipe)
         finished = world.share(_finished(out, recipe) if world.main else None)
         if finished is not None:
             progress.message(f"{out} holds this run already, finished")
@@ -414,6 +424,7 @@ def train_epochs(
     Raises:
         CgateError: as `train` does.
     """
+    recipe = settled(recipe, out)
     run = Run(recipe, load_dataset(recipe.data, data_dir))
     with enough_threads(run), accelerated(run.model, run.device):
         return fit(run, out, progress).log[-1]

@@ -19,7 +19,7 @@ from cgate.core.unit_cycles import network_cycles
 from cgate.train.networks import NETWORKS, build_network, task_of
 from cgate.train.schedules import SCHEDULES
 
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,9 @@ class Recipe:
         weight_decay: on convolutions and the head, not on batch norm and gates.
         shift: augmentation: images move by up to this many pixels each way.
         flip: augmentation: half of the images are mirrored.
-        dtype: of convolutions in training, one of DTYPES; evaluation is always float32.
+        dtype: of convolutions in training, one of DTYPES; evaluation is always float32. "auto" is
+            bfloat16 where the machine has instructions for it, else float32; a run that has begun
+            keeps what it began with. The card tells what it was.
         gate: None trains the dense network.
         gate_downsampling: gate the blocks that change the shape too.
         gate_bias: logit of an untrained gate; it starts open.
@@ -115,7 +117,7 @@ class Recipe:
     weight_decay: float = 5e-4
     shift: int = 4
     flip: bool = True
-    dtype: str = "bfloat16"
+    dtype: str = "auto"
     gate: Gate | None = field(default_factory=Gate)
     gate_downsampling: bool = False
     gate_bias: float = 2.0

@@ -20,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from cgate.core.checkpoint import CARD
 from cgate.core.errors import CgateError
 from cgate.core.files import read_json, write_bytes, write_json
 from cgate.train.recipes import recipe_from_json
@@ -148,6 +149,15 @@ def load_shared_state(
         for name, data in files.items():
             write_bytes(Path(copy) / name, data)
         return load_state(Path(copy), recipe, model, optimizers)
+
+
+def begun_dtype(out: Path) -> str | None:
+    """The dtype of the run in `out`, finished or not; None if there is none that can be read."""
+    for name in (CARD, STATE):
+        with contextlib.suppress(CgateError):
+            stored = read_json(out / name, "a run")
+            return recipe_from_json(stored["recipe"] if isinstance(stored, dict) else None).dtype
+    return None
 
 
 def check_recipe(out: Path, stored: Any, recipe: Mapping[str, Any]) -> None:

@@ -7,19 +7,26 @@ from pathlib import Path
 from cgate.core.errors import CgateError
 from cgate.core.network import Network
 from cgate.train.models import GatedResNet
+from cgate.train.narrow import is_narrower, narrowed
 from cgate.train.ranges import load_model
 
 
 def start_from(model: GatedResNet, folder: Path) -> None:
     """Put the weights of the checkpoint in `folder` into `model`, trunk and head at least.
 
-    Gates and exits that the checkpoint lacks, or has of another kind, keep their own.
+    Gates and exits that the checkpoint lacks, or has of another kind, keep their own. Of a wider
+    checkpoint of the same network the channels with the largest filters are taken.
 
     Raises:
         CgateError: `folder` is no checkpoint, or of another trunk; the message names a weight.
     """
-    given = load_model(folder)[0].state_dict()
+    wide = load_model(folder)[0]
+    given = wide.state_dict()
     own = model.state_dict()
+    # A head of other features is that of a trunk of another width.
+    other = own["head.weight"].shape != given["head.weight"].shape
+    if other and is_narrower(model.network, wide.network):
+        given = narrowed(given, wide.network, model.network)
     found = {
         name: value
         for name, value in given.items()

@@ -102,6 +102,8 @@ def recipe_options(function: F) -> F:
                      help="What the penalty counts: MACs, or cycles of this target's cost table."),
         click.option("--tau", type=click.FloatRange(0, 1, min_open=True), metavar="SHARE",
                      help="Of the dense network's cost, which costs nothing; the recipe's else."),
+        click.option("--dtype", metavar="auto|float32|bfloat16",
+                     help="Of convolutions in training; auto is what this machine is fast at."),
         click.option("--lr", type=click.FloatRange(0, min_open=True), metavar="RATE",
                      help="Peak learning rate, instead of the recipe's."),
         click.option("--gate", metavar="KIND",

@@ -41,6 +41,22 @@ def test_the_benchmark_says_that_it_estimates(tmp_path: Path, capsys: Captured) 
     assert data["steps"] == 1 and data["network"] == "resnet8-x0.25"
 
 
+@pytest.mark.parametrize(
+    ("options", "recipe"),
+    [
+        ([], "exit"),
+        (["--gate", "controller"], "cgate-controller"),
+        (["--gate", "none"], "cgate-dense"),
+    ],
+)
+def test_the_default_is_what_the_benchmark_of_gates_supports(
+    options: list[str], recipe: str, capsys: Captured
+) -> None:
+    small = ["--data", "digits", "--width", "0.25", "--limit", "128", "--dtype", "float32"]
+    assert main(["train", *small, *options, "--benchmark", "1", "--json"]) == 0
+    assert data_of(capsys)["recipe"] == recipe
+
+
 @pytest.mark.parametrize("options", [[], ["--out", "x", "--benchmark", "3"]])
 def test_train_wants_a_folder_or_a_benchmark(options: list[str], capsys: Captured) -> None:
     assert main(["train", "--recipe", "demo", *options]) == 2

@@ -19,7 +19,7 @@ from cgate.core.network import (
     network_macs,
 )
 from cgate.train.gates import all_open, at_random, fixed, learned
-from cgate.train.models import GatedResNet
+from cgate.train.models import GatedResNet, StridedPoints
 from cgate.train.networks import DEPTHS, Task, build_network
 
 DIGITS = Task((8, 8, 1), 10, 73, 90)
@@ -233,3 +233,32 @@ def test_pairs_are_the_open_and_the_actual_output() -> None:
     assert len(pairs) == 4
     assert not any(torch.equal(opened, actual) for opened, actual in pairs)
     assert model(images).pairs == []
+
+
+def test_strided_points_are_a_strided_convolution() -> None:
+    generator = torch.Generator().manual_seed(0)
+    layer = StridedPoints(3, 5, 1, 2, bias=False)
+    x = torch.randn(4, 3, 7, 6, generator=generator).to(memory_format=torch.channels_last)
+    x.requires_grad_()
+    y = layer(x)
+    assert layer.state_dict().keys() == {"weight"} and y.shape == (4, 5, 4, 3)
+    weights = layer.weight.detach().double()[:, :, 0, 0]
+    seen = x.detach().double()[:, :, ::2, ::2]
+    expected = torch.einsum("oi,nihw->nohw", weights, seen)
+    torch.testing.assert_close(y.detach().double(), expected, atol=1e-5, rtol=1e-5)
+    back = torch.randn(y.shape, generator=generator)
+    y.backward(back)
+    assert layer.weight.grad is not None and x.grad is not None
+    torch.testing.assert_close(
+        layer.weight.grad[:, :, 0, 0].double(),
+        torch.einsum("nohw,nihw->oi", back.double(), seen),
+        atol=1e-5,
+        rtol=1e-5,
+    )
+    torch.testing.assert_close(
+        x.grad[:, :, ::2, ::2].double(),
+        torch.einsum("oi,nohw->nihw", weights, back.double()),
+        atol=1e-5,
+        rtol=1e-5,
+    )
+    assert x.grad[:, :, 1::2].abs().max() == 0 and x.grad[:, :, :, 1::2].abs().max() == 0

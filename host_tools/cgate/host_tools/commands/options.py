@@ -97,7 +97,7 @@ def recipe_options(function: F) -> F:
         click.option("--teacher", metavar="CHECKPOINT",
                      help="Checkpoint whose answers the network learns to imitate."),
         click.option("--from", "start", metavar="CHECKPOINT",
-                     help="Start from these weights; gates that they lack start as ever."),
+                     help="Start from these weights; of a wider network, its strongest filters."),
         click.option("--cost", metavar="macs|TARGET",
                      help="What the penalty counts: MACs, or cycles of this target's cost table."),
         click.option("--tau", type=click.FloatRange(0, 1, min_open=True), metavar="SHARE",

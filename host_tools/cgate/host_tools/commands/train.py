@@ -90,6 +90,7 @@ def estimate_lines(estimate: Estimate) -> list[str]:
 @click.command(
     cls=Command,
     epilog=examples(
+        "cgate train --out runs/exits",
         "cgate train --recipe demo --out runs/digits",
         "cgate train --recipe balanced --out runs/balanced --data-dir data",
         "cgate train --recipe balanced --gate cir-predicted --out runs/predicted",
@@ -101,7 +102,9 @@ def estimate_lines(estimate: Estimate) -> list[str]:
     ),
 )
 @click.option(
-    "--recipe", required=True, metavar="NAME", help="Named recipe; an unknown name lists all."
+    "--recipe",
+    metavar="NAME",
+    help="Named recipe; an unknown name lists all. Default: exit, or cgate where --gate is given.",
 )
 @click.option(
     "--out",
@@ -122,7 +125,7 @@ def estimate_lines(estimate: Estimate) -> list[str]:
 )
 @data_dir_option
 def command(
-    recipe: str,
+    recipe: str | None,
     out: Path | None,
     benchmark: int | None,
     epochs: int | None,
@@ -139,7 +142,8 @@ def command(
     from cgate.train.loop import train
     from cgate.train.recipes import find_recipe
 
-    chosen = changed(find_recipe(recipe), changes)
+    # Exits are what pays by results/gates.csv; who asks for a gate means gates alone.
+    chosen = changed(find_recipe(recipe or ("cgate" if changes["gate"] else "exit")), changes)
     shown = progress()
     # The other processes of torchrun work along in silence.
     silent = int(os.environ.get("RANK", "0")) > 0

@@ -51,35 +51,27 @@ def narrowed(weights: Weights, wide: Network, network: Network) -> dict[str, Ten
     Raises:
         CgateError: a convolution has groups, whose channels cannot be chosen one by one.
     """
-    cut = _Cut(weights)
-    stems = ["stem.conv"]
-    ends = [_last(block) for block in wide.blocks]
-    convs = [conv for block in wide.blocks for conv in block.body]
-    if any(conv.groups > 1 for conv in convs):
+    if any(conv.groups > 1 for block in wide.blocks for conv in block.body):
         raise CgateError(
             f"{wide.name} cannot start a narrower network: it has convolutions with groups",
             "choose the --width of that checkpoint",
         )
-    stream = cut.best(stems + _added(wide.blocks, ends, -1), network.stem.out_channels)
+    cut = _Cut(weights)
+    stream = cut.best(_writers(wide.blocks, -1), network.stem.out_channels)
     cut.conv("stem.conv", "stem.bn", torch.arange(wide.stem.in_channels), stream)
     exits = {each.block for each in wide.exits} & {each.block for each in network.exits}
     for i, (block, ours) in enumerate(zip(wide.blocks, network.blocks, strict=True)):
         prefix = f"blocks.{block.name}"
-        before = stream
+        before = seen = stream
         if block.shortcut == "pad":
-            stream = cut.padded(before, block, ours, [ends[i], *_added(wide.blocks, ends, i)])
+            stream = cut.padded(before, block, ours, _writers(wide.blocks, i))
         elif block.shortcut != "identity":
-            writers = [ends[i], *_added(wide.blocks, ends, i)]
-            if block.projection is not None:
-                writers.append(f"{prefix}.projection.conv")
-            stream = cut.best(writers, ours.body[-1].out_channels)
+            stream = cut.best(_writers(wide.blocks, i), ours.body[-1].out_channels)
         if block.projection is not None:
             cut.conv(f"{prefix}.projection.conv", f"{prefix}.projection.bn", before, stream)
-        seen = before
         for j, conv in enumerate(ours.body, 1):
-            made = stream
-            if j < len(ours.body):
-                made = cut.best([f"{prefix}.conv{j}"], conv.out_channels)
+            last = j == len(ours.body)
+            made = stream if last else cut.best([f"{prefix}.conv{j}"], conv.out_channels)
             cut.conv(f"{prefix}.conv{j}", f"{prefix}.bn{j}", seen, made)
             seen = made
         if block.name in exits:
@@ -92,13 +84,18 @@ def _last(block: Block) -> str:
     return f"blocks.{block.name}.conv{len(block.body)}"
 
 
-def _added(blocks: tuple[Block, ...], ends: list[str], place: int) -> list[str]:
-    """The convolutions that add to the map that block `place` leaves, -1 for the stem's."""
-    found = []
-    for block, end in zip(blocks[place + 1 :], ends[place + 1 :], strict=True):
+def _writers(blocks: tuple[Block, ...], place: int) -> list[str]:
+    """The convolutions that write the map behind block `place`, or behind the stem (-1).
+
+    Those of the blocks that add to it later are among them.
+    """
+    found = ["stem.conv"] if place < 0 else [_last(blocks[place])]
+    if place >= 0 and blocks[place].projection is not None:
+        found.append(f"blocks.{blocks[place].name}.projection.conv")
+    for block in blocks[place + 1 :]:
         if block.shortcut != "identity":
             break
-        found.append(end)
+        found.append(_last(block))
     return found
 
 

@@ -85,7 +85,8 @@ def test_bfloat16_is_for_machines_that_have_it(
         assert settled(recipe, tmp_path) == chosen
 
 
-def test_what_cannot_be_read_begins_nothing(tmp_path: Path) -> None:
-    (tmp_path / "state.json").write_text("{")
+@pytest.mark.parametrize("text", ["{", "{}", "[]", '{"recipe": {"name": 1}}'])
+def test_what_cannot_be_read_begins_nothing(text: str, tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text(text)
     recipe = find_recipe("cgate")
     assert settled(recipe, tmp_path) == settled(recipe)

@@ -68,8 +68,8 @@ class BatchNorm(nn.Module):
 class StridedPoints(nn.Conv2d):
     """A 1x1 convolution of some stride, as one of stride 1 over the pixels that it sees.
 
-    The same values. Of stride 2 and fewer than 8 input channels, torch 2.13.0's gradient of the
-    weights writes beyond its memory on CPUs with AVX2 and without AVX-512.
+    The same values. On CPUs with AVX2 and without AVX-512, torch 2.13.0 writes beyond its memory
+    when it takes the gradient of the weights of a strided one with fewer than 8 input channels.
     """
 
     def forward(self, x: Tensor) -> Tensor:

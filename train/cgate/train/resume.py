@@ -156,7 +156,8 @@ def begun_dtype(out: Path) -> str | None:
     for name in (CARD, STATE):
         with contextlib.suppress(CgateError):
             stored = read_json(out / name, "a run")
-            return recipe_from_json(stored["recipe"] if isinstance(stored, dict) else None).dtype
+            recipe = stored.get("recipe") if isinstance(stored, dict) else None
+            return recipe_from_json(recipe).dtype
     return None
 
 

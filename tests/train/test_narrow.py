@@ -104,6 +104,7 @@ def test_the_strongest_filters_stay() -> None:
 
 def test_other_networks_are_not_narrower() -> None:
     wide = build_network("resnet14", TASK)
+    assert not is_narrower(wide, wide)
     assert not is_narrower(build_network("resnet8", TASK, width=0.5), wide)
     assert not is_narrower(build_network("resnet14", TASK, width=1.5), wide)
     assert not is_narrower(build_network("resnet14-b", TASK, width=0.5), wide)

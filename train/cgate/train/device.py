@@ -26,7 +26,7 @@ def describe(device: torch.device) -> str:
 def fast_dtype(device: torch.device) -> str:
     """The dtype of convolutions that `device` trains fastest with, a key of `Recipe.dtype`.
 
-    A CPU without bfloat16 instructions emulates them, at many times the time of float32.
+    A CPU without bfloat16 instructions emulates them, which takes longer than float32.
     """
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)

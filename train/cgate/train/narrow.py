@@ -21,7 +21,7 @@ Weights = Mapping[str, Tensor]
 
 
 def is_narrower(network: Network, wide: Network) -> bool:
-    """Whether `network` is `wide` but for fewer channels, gates, exits and the name."""
+    """Whether `network` is `wide` with fewer channels; gates, exits and the name may differ."""
 
     def plain(conv: Conv) -> Conv:
         return replace(conv, in_channels=1, out_channels=1, groups=1)
@@ -37,8 +37,10 @@ def is_narrower(network: Network, wide: Network) -> bool:
         convs = [of.stem, *(conv for block in of.blocks for conv in block.body)]
         return [conv.out_channels for conv in convs]
 
-    pairs = list(zip(channels(network), channels(wide), strict=False))
-    return outline(network) == outline(wide) and all(ours <= theirs for ours, theirs in pairs)
+    if outline(network) != outline(wide):
+        return False
+    pairs = list(zip(channels(network), channels(wide), strict=True))
+    return channels(network) != channels(wide) and all(ours <= theirs for ours, theirs in pairs)
 
 
 def narrowed(weights: Weights, wide: Network, network: Network) -> dict[str, Tensor]:
@@ -46,7 +48,7 @@ def narrowed(weights: Weights, wide: Network, network: Network) -> dict[str, Ten
 
     Args:
         weights: state of the model of `wide`.
-        network: for which `is_narrower` holds.
+        network: `wide` with fewer channels, or as many (`is_narrower`).
 
     Raises:
         CgateError: a convolution has groups, whose channels cannot be chosen one by one.

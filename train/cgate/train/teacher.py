@@ -23,9 +23,7 @@ def start_from(model: GatedResNet, folder: Path) -> None:
     wide = load_model(folder)[0]
     given = wide.state_dict()
     own = model.state_dict()
-    # A head of other features is that of a trunk of another width.
-    other = own["head.weight"].shape != given["head.weight"].shape
-    if other and is_narrower(model.network, wide.network):
+    if is_narrower(model.network, wide.network):
         given = narrowed(given, wide.network, model.network)
     found = {
         name: value
